@@ -1,7 +1,9 @@
 """What every test has."""
 
+import gc
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,31 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("same")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while tests are collected, and never again among what is there then: it stays to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_are_without_rich() -> Iterator[None]:
+    """Let a process of a test find no rich, as most users have none.
+
+    Schemathesis brings it; httpx and structlog load it where they find it, which takes a tenth of each start.
+    """
+    folder = Path(__file__).with_name("support") / "without_rich"
+    with pytest.MonkeyPatch.context() as patch:
+        # An empty part would be the working folder.
+        parts = (str(folder), os.environ.get("PYTHONPATH"))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, parts)))
+        yield
 
 
 @pytest.fixture(scope="session")

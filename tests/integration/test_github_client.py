@@ -39,7 +39,6 @@ from support.github import (
     prism,
     public_key,
     request_violations,
-    trust_little,
 )
 from support.github_api import SHA, Answer, Fault, GithubApi, Request, github_api
 from support.proxy import proxy
@@ -65,9 +64,8 @@ async def client(
 ) -> AsyncIterator[Client]:
     file = folder / "app.pem"
     file.write_text(key)
-    given = {"ca_file": trust_little(folder), **options}
     settings = GithubSettings(
-        app_id=APP_ID, private_key_file=file, api_url=url, **given
+        app_id=APP_ID, private_key_file=file, api_url=url, **options
     )
     async with transport(settings, now=clock or Clock(), known=KnownSecrets()) as way:
         yield Client(Credentials.open(settings, way))
@@ -529,8 +527,7 @@ async def test_a_server_that_nobody_vouches_for_gets_nothing(tmp_path: Path) -> 
     certificate = str(Authority(tmp_path / "ca").issue("127.0.0.1"))
     async with github_api(certificate=certificate) as github:
         github.scheme = "https"
-        everybody: dict[str, Any] = {"ca_file": None}
-        async with client(tmp_path, github.url, github.key, **everybody) as ours:
+        async with client(tmp_path, github.url, github.key) as ours:
             with pytest.raises(Unclear, match=r"(?i)certificate"):
                 await ours.app()
 

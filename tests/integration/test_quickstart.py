@@ -172,6 +172,7 @@ async def test_a_first_job_runs_and_the_folder_is_an_installation(
     say(f"dispatchd config check --config {shlex.quote(str(config))}")
 
 
+<<<<<<< HEAD
 async def test_hub_and_machine_end_with_a_call_that_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "it"
     with quickstart(folder) as first:
@@ -187,6 +188,27 @@ async def test_hub_and_machine_end_with_a_call_that_is_killed(tmp_path: Path) ->
 
 
 def test_a_call_that_was_cut_short_is_completed_by_the_next_one(
+=======
+def kill(program: str, folder: Path) -> None:
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (each / "cmdline").read_text(errors="replace").replace("\0", " ")
+            if program in words and str(folder) in words:
+                os.kill(int(each.name), signal.SIGKILL)
+
+
+def ended_by_the_end_of(program: str, that: Quickstart, folder: Path) -> None:
+    """Kill one of both, and require that the other one ends and that it is said."""
+    kill(program, folder)
+    that.rest()
+    assert that.process.wait(90) == 69
+    name = "hub" if "hub" in program else "machine"
+    assert f"the {name} has ended; see {folder}" in that.text
+    assert processes_of(folder) == []
+
+
+def test_a_call_that_was_cut_short_is_completed_and_the_end_of_the_hub_ends_the_machine(
+>>>>>>> tests/main
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "q"
@@ -197,18 +219,13 @@ def test_a_call_that_was_cut_short_is_completed_by_the_next_one(
 
     with quickstart(folder) as second:
         assert "hello: succeeded after" in second.until("job ")
-        assert second.stop() == 0
+        second.until("Ctrl-C ends both")
+        ended_by_the_end_of("hub serve", second, folder)
 
 
-def kill(program: str, folder: Path) -> None:
-    for each in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (each / "cmdline").read_text(errors="replace").replace("\0", " ")
-            if program in words and str(folder) in words:
-                os.kill(int(each.name), signal.SIGKILL)
-
-
-def test_a_machine_that_ends_before_the_first_job_does_is_said(tmp_path: Path) -> None:
+def test_a_machine_that_ends_before_the_first_job_does_or_later_is_said(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "q"
     with quickstart(folder) as cut_short:
         cut_short.until("hub  ")
@@ -226,33 +243,16 @@ def test_a_machine_that_ends_before_the_first_job_does_is_said(tmp_path: Path) -
     kill("tail -f", folder)
     assert "the machine has ended; see" in that.text
 
+    with quickstart(folder) as later:
+        later.until("Ctrl-C ends both")
+        ended_by_the_end_of("run --config", later, folder)
 
-@pytest.mark.parametrize("program", ["hub serve", "run --config"])
-def test_the_end_of_one_ends_the_other_and_says_so(
-    tmp_path: Path, program: str
-) -> None:
-    folder = tmp_path / "q"
-    with quickstart(folder) as that:
-        that.until("Ctrl-C ends both")
-        kill(program, folder)
-        that.rest()
-        assert that.process.wait(90) == 69
-    name = "hub" if "hub" in program else "machine"
-    assert f"the {name} has ended; see {folder}" in that.text
-    assert processes_of(folder) == []
-
-
-def test_a_port_that_is_taken_is_said_and_nothing_is_left(tmp_path: Path) -> None:
-    folder = tmp_path / "q"
-    with quickstart(folder) as first:
-        first.until("Ctrl-C ends both")
-        first.stop()
     port = int(say_url(folder).rpartition(":")[2])
-    with socket.create_server(("127.0.0.1", port)), quickstart(folder) as second:
-        second.rest()
-        assert second.process.wait(60) == 69
+    with socket.create_server(("127.0.0.1", port)), quickstart(folder) as refused:
+        refused.rest()
+        assert refused.process.wait(60) == 69
     assert (
-        f"cannot start the hub: cannot listen on 127.0.0.1 port {port}" in second.text
+        f"cannot start the hub: cannot listen on 127.0.0.1 port {port}" in refused.text
     )
     assert processes_of(folder) == []
 

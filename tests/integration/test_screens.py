@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
+from support.cli import dispatchd
 from support.daemon_process import running
 from support.preload import build
 from support.screen import Normal, Shown, in_pipe, on_terminal
@@ -122,7 +123,7 @@ class Scene:
     def ask(self, line: str) -> Any:
         """Return the JSON that a command prints; it isn't kept."""
         words = [*line.split(), "--json"]
-        return json.loads(in_pipe(words, cwd=self.folder, env=self.env).text)
+        return json.loads(dispatchd(*words, cwd=self.folder, env=self.env).stdout)
 
     def run_job(self, workflow: str, until: str) -> str:
         """Run a workflow, wait until its job is in a state, and return the beginning of its id."""

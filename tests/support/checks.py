@@ -16,7 +16,7 @@ from dispatchd.hub.domain.model import Check, Submission
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.checks import CheckStore, JobCheck
-from support.github import APP_ID, INSTALLATION, REPOSITORY, trust_little
+from support.github import APP_ID, INSTALLATION, REPOSITORY
 from support.github_api import SHA, GithubApi
 from support.hub import Hub, HubHere, hub
 from support.hub_process import HubProcess
@@ -147,8 +147,6 @@ def github_table(folder: Path, github: Github, *more: str, token: str = "") -> s
         if not any("writes" in line for line in more)
         else "",
     ]
-    if not any("ca_file" in line for line in more):
-        lines.append(f'ca_file = "{trust_little(folder)}"')
     if token:
         file = folder / "token"
         file.write_text(f"{token}\n")

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,8 +21,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-from support.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 OPENAPI = ROOT / "tests" / "fixtures" / "github-openapi"
@@ -75,19 +72,6 @@ def public_key(key: str) -> RSAPublicKey:
     public = load_pem_private_key(key.encode(), password=None).public_key()
     assert isinstance(public, RSAPublicKey)
     return public
-
-
-@cache
-def _authority() -> str:
-    with TemporaryDirectory() as folder:
-        return Authority(Path(folder)).file.read_text()
-
-
-def trust_little(folder: Path) -> Path:
-    """Return a file with one certificate, for `ca_file`: to load all of the machine's takes longer than most tests."""
-    file = folder / "authority.pem"
-    file.write_text(_authority())
-    return file
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from typing import Any
 
 from dispatchd.protocol.contracts import check
 from support.deliveries_api import DeliveriesApi, key_file
-from support.github import trust_little
 from support.github_events import APP, SECRET, pull_request
 from support.github_hub import RULES
 from support.hub import HubHere, hub
@@ -42,7 +41,6 @@ app_id = {APP}
 private_key_file = "app-key.pem"
 webhook_secret_files = ["webhook-secret"]
 api_url = "{api.url}"
-ca_file = "authority.pem"
 ingest = "{ingest}"
 poll_interval_s = {interval_s}
 {github}
@@ -55,7 +53,6 @@ def prepared(folder: Path, api: DeliveriesApi) -> Path:
     """Return a folder with the files that the configuration names."""
     key_file(folder, api)
     (folder / "webhook-secret").write_text(SECRET)
-    trust_little(folder)
     return folder
 
 

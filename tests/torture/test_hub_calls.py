@@ -45,7 +45,7 @@ from support.net import NetApart, net_apart
 from support.torture import Torture
 from support.until import until
 
-SMOKE_S = 4.0
+SMOKE_S = 2.0
 USUAL_S = 60.0
 LEAST_S = 60.0
 """For how long everybody calls even if the time is over (seconds)."""

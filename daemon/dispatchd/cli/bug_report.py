@@ -4,6 +4,7 @@ It packs the output of other commands, each run as a process of its own with a d
 stuck or broken stops no other. No output of a run and no payload goes into it.
 """
 
+import errno
 import json
 import os
 import platform
@@ -25,9 +26,7 @@ import click
 from dispatchd import __version__
 from dispatchd.agent.config.drop_ins import Sources
 from dispatchd.agent.config.keys import File, WorkflowEntry
-from dispatchd.agent.engines.local.secrets import recall
 from dispatchd.agent.store.codec import decode
-from dispatchd.agent.store.identity import IdentityStore
 from dispatchd.cli import options
 from dispatchd.errors import ConfigError, DispatchdError, UserError
 from dispatchd.protocol import toml_text
@@ -95,6 +94,11 @@ def bug_report(config_file: Path | None, *, as_json: bool, output: Path | None) 
     """
     now = datetime.now(UTC)  # noqa: TID251  # shown, never decided from
     file = output or Path(f"{_FOLDER}-{now:%Y%m%dT%H%M%SZ}.tar.gz")
+    if os.path.lexists(file):
+        # Before it takes its time; whoever makes the file meanwhile keeps it too.
+        raise ReportNotWritten(
+            file=file, error=FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        )
     members, missing = _members(config_file, now)
     try:
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -292,6 +296,9 @@ def _leaves(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], str]]:  #
 
 def _of_state(state: Path) -> Iterator[str]:
     """Yield the secrets that the daemon was given: claims, secrets of its runs, its activation."""
+    from dispatchd.agent.engines.local.secrets import recall
+    from dispatchd.agent.store.identity import IdentityStore
+
     with suppress(DispatchdError, OSError):
         activation = IdentityStore(state).activation()
         yield from (activation.token, activation.heartbeat_secret) if activation else ()

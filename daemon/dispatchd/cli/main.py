@@ -14,6 +14,7 @@ import click
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.cli.imports import without_collection
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import DispatchdError, UserError
@@ -144,7 +145,8 @@ class _LazyGroup(SectionedGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        with without_collection():
+            module = importlib.import_module(_COMMANDS[cmd_name][0])
         # A command whose name is a keyword or a builtin of Python has another name in its module.
         command = getattr(module, _NAMES.get(cmd_name, cmd_name))
         if not isinstance(command, click.Command):

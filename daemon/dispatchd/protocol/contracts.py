@@ -18,12 +18,14 @@ from importlib.resources.abc import Traversable
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
-
-from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.validators import Draft202012Validator, extend
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dispatchd.errors import ContractViolation
+
+if TYPE_CHECKING:
+    # Slow to load: a command that validates nothing goes without it, and a daemon and a hub load it at their start.
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import Draft202012Validator
 
 CONTRACTS_VERSION: Final = 1
 """Version of every contract here; contracts/README.md, versions."""
@@ -85,6 +87,8 @@ def check(contract: str, document: object) -> None:
     Raises:
         ContractViolation: The document breaks it; the error is the most informative mistake.
     """
+    from jsonschema.exceptions import best_match  # noqa: PLC0415  # see above
+
     errors = _validator(contract).iter_errors(document)
     error = best_match(islice(errors, _COMPARED))
     if error is not None:
@@ -144,8 +148,8 @@ def _schemas() -> Traversable:
 
 
 @cache
-def _validator(contract: str) -> Draft202012Validator:
-    return _Strict(schema(contract))
+def _validator(contract: str) -> "Draft202012Validator":
+    return _strict()(schema(contract))
 
 
 def _is_integer(_: object, value: object) -> bool:
@@ -158,12 +162,12 @@ def _is_number(_: object, value: object) -> bool:
 
 # The schema decides the type of a keyword's value and of an instance: the types in the stubs don't help here.
 _Schema = Mapping[str, Any]
-_Broken = Callable[[Draft202012Validator, Any, Any, _Schema], bool]
+_Broken: TypeAlias = Callable[["Draft202012Validator", Any, Any, _Schema], bool]
 """Returns whether an instance breaks a keyword, given the validator, the keyword's value, the instance, the schema."""
 
 
 def _has_other_type(
-    validator: Draft202012Validator,
+    validator: "Draft202012Validator",
     kinds: str | list[str],
     instance: object,
     _: _Schema,
@@ -173,14 +177,14 @@ def _has_other_type(
 
 
 def _is_other_value(
-    _: Draft202012Validator, value: object, instance: object, __: _Schema
+    _: "Draft202012Validator", value: object, instance: object, __: _Schema
 ) -> bool:
     # True equals 1 in Python.
     return isinstance(instance, bool) != isinstance(value, bool) or instance != value
 
 
 def _is_none_of(
-    validator: Draft202012Validator,
+    validator: "Draft202012Validator",
     values: list[object],
     instance: object,
     schema: _Schema,
@@ -189,19 +193,19 @@ def _is_none_of(
 
 
 def _is_longer(
-    _: Draft202012Validator, most: int, instance: object, __: _Schema
+    _: "Draft202012Validator", most: int, instance: object, __: _Schema
 ) -> bool:
     return isinstance(instance, (str, list)) and len(instance) > most
 
 
 def _is_shorter(
-    _: Draft202012Validator, least: int, instance: object, __: _Schema
+    _: "Draft202012Validator", least: int, instance: object, __: _Schema
 ) -> bool:
     return isinstance(instance, (str, list)) and len(instance) < least
 
 
 def _breaks_pattern(
-    _: Draft202012Validator, pattern: str, instance: object, schema: _Schema
+    _: "Draft202012Validator", pattern: str, instance: object, schema: _Schema
 ) -> bool:
     if not isinstance(instance, str):
         return False
@@ -218,15 +222,17 @@ def _ecma(pattern: str) -> re.Pattern[str]:
     )
 
 
-def _silent(is_broken: _Broken) -> Callable[..., Iterator[ValidationError]]:
+def _silent(is_broken: _Broken) -> "Callable[..., Iterator[ValidationError]]":
     """Return a keyword whose errors don't quote the instance, which may be as long as the document."""
 
     def check_keyword(
-        validator: Draft202012Validator,
+        validator: "Draft202012Validator",
         value: object,
         instance: object,
         schema: _Schema,
-    ) -> Iterator[ValidationError]:
+    ) -> "Iterator[ValidationError]":
+        from jsonschema.exceptions import ValidationError  # noqa: PLC0415  # see above
+
         if is_broken(validator, value, instance, schema):
             yield ValidationError("broken")
 
@@ -234,11 +240,11 @@ def _silent(is_broken: _Broken) -> Callable[..., Iterator[ValidationError]]:
 
 
 def _items(
-    validator: Draft202012Validator,
+    validator: "Draft202012Validator",
     items: _Schema,
     instance: object,
     schema: _Schema,
-) -> Iterator[ValidationError]:
+) -> "Iterator[ValidationError]":
     """Validate the items of a list, unless the list is too long: then its length is the only mistake."""
     if not isinstance(instance, list):
         return
@@ -251,26 +257,32 @@ def _items(
             yield from validator.descend(item, items, path=index)
 
 
-_Strict: Final[type[Draft202012Validator]] = extend(  # type: ignore[no-untyped-call]  # the stubs leave it open
-    Draft202012Validator,
-    validators={
-        "type": _silent(_has_other_type),
-        "const": _silent(_is_other_value),
-        "enum": _silent(_is_none_of),
-        "maxItems": _silent(_is_longer),
-        "minItems": _silent(_is_shorter),
-        "maxLength": _silent(_is_longer),
-        "minLength": _silent(_is_shorter),
-        "pattern": _silent(_breaks_pattern),
-        "items": _items,
-    },
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_integer, "number": _is_number}
-    ),
-)
+@cache
+def _strict() -> "type[Draft202012Validator]":
+    """Return the validator of all contracts."""
+    from jsonschema.validators import Draft202012Validator, extend  # noqa: PLC0415  # see above
+
+    strict: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]  # the stubs leave it open
+        Draft202012Validator,
+        validators={
+            "type": _silent(_has_other_type),
+            "const": _silent(_is_other_value),
+            "enum": _silent(_is_none_of),
+            "maxItems": _silent(_is_longer),
+            "minItems": _silent(_is_shorter),
+            "maxLength": _silent(_is_longer),
+            "minLength": _silent(_is_shorter),
+            "pattern": _silent(_breaks_pattern),
+            "items": _items,
+        },
+        type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+            {"integer": _is_integer, "number": _is_number}
+        ),
+    )
+    return strict
 
 
-def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
+def _explained(error: "ValidationError") -> Iterator[tuple[str, str]]:
     """Yield path and rule, in words for a reader who doesn't know JSON Schema.
 
     Strings, lists and objects of the document are never quoted: a rule may end up in a public check,
@@ -376,7 +388,7 @@ def _in_path(step: str | int) -> str:
     return f".{shown}" if _BARE.fullmatch(shown) else f"[{shown!r}]"
 
 
-def _place(document: object, error: ValidationError) -> list[int]:
+def _place(document: object, error: "ValidationError") -> list[int]:
     """Return the position of an error in a document: for each level the index among its siblings."""
     place = []
     for step in error.absolute_path:

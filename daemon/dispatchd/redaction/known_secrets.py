@@ -7,14 +7,16 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from dispatchd.redaction.redactor import Redactor
+from dispatchd.redaction.redactor import Redactor, SecretForms
 
 
-@define
+@define(repr=False)
 class KnownSecrets:
     """Secret values by owner: the machine's own, and those of each live run."""
 
     _by_owner: dict[str, frozenset[str]] = field(factory=dict)
+    _forms: dict[str, SecretForms] = field(factory=dict, init=False)
+    """Forms of each value that is known."""
     _redactor: Redactor = field(factory=lambda: Redactor.of(()), init=False)
 
     def know(self, owner: str, values: Iterable[str]) -> None:
@@ -45,5 +47,9 @@ class KnownSecrets:
 
     def _renew(self) -> None:
         everything = {value for values in self._by_owner.values() for value in values}
+        before = self._forms
+        self._forms = {
+            value: before.get(value) or SecretForms.of(value) for value in everything
+        }
         # One assignment: another thread that writes a line gets the old redactor or the new one.
-        self._redactor = Redactor.of(everything)
+        self._redactor = Redactor.of_forms(self._forms.values())

@@ -35,7 +35,7 @@ from dispatchd.network.proxies import (
     use_proxy,
 )
 from dispatchd.network.tls_files import check_files
-from dispatchd.network.trust import client_context
+from dispatchd.network.trust import client_context, context_without_tls
 
 MAX_AGE_S: Final = 900.0
 """Longest use of a pool (seconds): a moved name and the system's new CAs are seen after that."""
@@ -277,8 +277,12 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         if problems := [f"{key} {expected}" for key, expected in check(settings)]:
             raise ValueError("; ".join(problems))
         proxy = settings.used_proxy()
-        context = client_context(
-            settings.ca_file, settings.client_cert_file, settings.client_key_file
+        context = (
+            client_context(
+                settings.ca_file, settings.client_cert_file, settings.client_key_file
+            )
+            if httpx.URL(settings.url).scheme == "https"
+            else context_without_tls()
         )
         inner: httpx.AsyncBaseTransport
         if proxy is None:

@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from dispatchd.agent.config.load import Places
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
-from dispatchd.agent.store.runs import Runs
 from dispatchd.cli.agent.records import find_job
 from dispatchd.cli.completion import job_ids
 from dispatchd.cli.options import (
@@ -25,6 +24,9 @@ from dispatchd.cli.options import (
 from dispatchd.cli.terminal import LogFilter, echo
 from dispatchd.errors import UsageError
 from dispatchd.linux.file_holes import read_around_holes
+
+if TYPE_CHECKING:
+    from dispatchd.agent.store.runs import RunFolder
 
 _CHUNK_BYTES: Final = 64 * 1024
 _LOOK_S: Final = 0.2
@@ -73,7 +75,7 @@ def logs(
             {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
         )
         return
-    job_id, folder = record.job.id, Runs.at(places.state_folder).folder(record.run_id)
+    job_id, folder = record.job.id, _run_folder(places, record)
     while True:
         path = folder.output_file(number)
         safe = LogFilter()
@@ -86,10 +88,16 @@ def logs(
         echo(f"dispatchd: attempt {number} of job {job_id}:", err=True)
 
 
+def _run_folder(places: Places, record: TrackedJob) -> "RunFolder":
+    from dispatchd.agent.store.runs import Runs
+
+    return Runs.at(places.state_folder).folder(record.run_id)
+
+
 def _output_file(
     places: Places, record: TrackedJob, number: int, *, may_come: bool
 ) -> Path:
-    path = Runs.at(places.state_folder).folder(record.run_id).output_file(number)
+    path = _run_folder(places, record).output_file(number)
     if not path.exists() and not may_come:
         raise UsageError(
             cannot=f"show output of job {record.job.id}",

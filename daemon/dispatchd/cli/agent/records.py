@@ -8,7 +8,6 @@ from dispatchd.agent.control.calls import SOCKET
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.codec import from_document
-from dispatchd.agent.store.jobs import read_all
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import FolderUnusable, NotReachable, UsageError
 
@@ -70,6 +69,9 @@ def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
             state=places.state_folder,
         )
     except NotReachable as error:
+        # Slow to load, and a running daemon answers.
+        from dispatchd.agent.store.jobs import read_all
+
         try:
             records = list(read_all(places.state_folder))
         except FolderUnusable:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from dispatchd.agent.config.load import Config
+from dispatchd.cli.imports import without_collection
 from dispatchd.cli.options import config_option, load_config
 from dispatchd.cli.screen.colour import is_coloured
 from dispatchd.linux.pid1 import leave_orphans_to_init
@@ -25,15 +26,16 @@ def run(config_file: Path | None) -> None:
     """
     # First, so that the process that stays behind as init is small.
     leave_orphans_to_init()
-    import anyio
+    with without_collection():
+        import anyio
 
-    from dispatchd.agent.endpoint.open import check_outward
-    from dispatchd.agent.serve import serve
-    from dispatchd.agent.wiring import Surroundings
-    from dispatchd.concurrency.own_threads import end_if_left
-    from dispatchd.linux.kernel import forbid_tracing
-    from dispatchd.linux.log import configure
-    from dispatchd.redaction.known_secrets import KnownSecrets
+        from dispatchd.agent.endpoint.open import check_outward
+        from dispatchd.agent.serve import serve
+        from dispatchd.agent.wiring import Surroundings
+        from dispatchd.concurrency.own_threads import end_if_left
+        from dispatchd.linux.kernel import forbid_tracing
+        from dispatchd.linux.log import configure
+        from dispatchd.redaction.known_secrets import KnownSecrets
 
     def reread() -> Config:
         again = load_config(config_file)

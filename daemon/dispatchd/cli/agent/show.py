@@ -2,15 +2,13 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.run.github_server import chosen
-from dispatchd.agent.store import reports
 from dispatchd.agent.store.codec import to_public
-from dispatchd.agent.store.evidence import read_story
-from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.cli.agent.records import find_job
 from dispatchd.cli.agent.views import (
     age_s,
@@ -36,6 +34,9 @@ from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_text import loads
 from dispatchd.protocol.times import ago, duration, rough, utc
 
+if TYPE_CHECKING:
+    from dispatchd.agent.store.runs import RunFolder
+
 
 @click.command()
 @config_option
@@ -43,6 +44,8 @@ from dispatchd.protocol.times import ago, duration, rough, utc
 @click.argument("job", callback=not_blank, shell_complete=job_ids)
 def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     """Show everything about JOB (its id, or the beginning of it)."""
+    from dispatchd.agent.store.runs import Runs
+
     places = find_daemon(config_file)
     record = find_job(places, job)
     folder = Runs.at(places.state_folder).folder(record.run_id)
@@ -64,10 +67,12 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
         echo(f"  {utc(step.at)}  {step.event} -> {step.phase}")
 
 
-def _print_story(record: TrackedJob, folder: RunFolder) -> None:
+def _print_story(record: TrackedJob, folder: "RunFolder") -> None:
     """Print the events of the newest attempt."""
     if record.attempt is None:
         return
+    from dispatchd.agent.store.evidence import read_story
+
     story = read_story(folder.events_file(record.attempt.number)).shown()
     span = story.last_span
     facts = {
@@ -86,10 +91,12 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
         print_pairs(facts)
 
 
-def _print_report(record: TrackedJob, folder: RunFolder) -> None:
+def _print_report(record: TrackedJob, folder: "RunFolder") -> None:
     """Print the report of the newest attempt; it exists from the attempt's end on."""
     if record.attempt is None:
         return
+    from dispatchd.agent.store import reports
+
     report, problem = reports.read(folder, record.attempt.number)
     outputs = [f"{name}={value}" for name, value in report.outputs.items()]
     remarks = [
@@ -108,7 +115,7 @@ def _print_report(record: TrackedJob, folder: RunFolder) -> None:
             echo(f"\n{title}\n{text}")
 
 
-def _link(config_file: Path | None, record: TrackedJob, folder: RunFolder) -> str:
+def _link(config_file: Path | None, record: TrackedJob, folder: "RunFolder") -> str:
     """Return the page of what a job is about, at the GitHub of its workflow; empty where that isn't known."""
     try:
         workflow = load_config(config_file).workflows.get(record.job.workflow)
@@ -130,7 +137,7 @@ def _link(config_file: Path | None, record: TrackedJob, folder: RunFolder) -> st
     return link_of(about, server) if server else ""
 
 
-def _facts(record: TrackedJob, folder: RunFolder, link: str) -> dict[str, str]:
+def _facts(record: TrackedJob, folder: "RunFolder", link: str) -> dict[str, str]:
     job, verdict = record.job, record.verdict
     return {
         "job": job.id,

@@ -13,7 +13,6 @@ import click
 from dispatchd.agent.config.load import Places
 from dispatchd.agent.domain.intake import Intake, Mode
 from dispatchd.agent.domain.phase import Phase
-from dispatchd.agent.store.jobs import read_all
 from dispatchd.cli.agent.views import age_s
 from dispatchd.cli.options import config_option, find_daemon, json_option, print_json
 from dispatchd.cli.screen.table import print_pairs
@@ -101,6 +100,8 @@ def _print(document: dict[str, Any], *, as_json: bool, verbose: bool) -> None:
 
 def _print_store(places: Places, *, as_json: bool) -> None:
     """Print the facts that are known without a daemon."""
+    from dispatchd.agent.store.jobs import read_all
+
     counts: dict[str, Json] = {
         phase.value: 0 for phase in Phase if phase is not Phase.HISTORY
     }

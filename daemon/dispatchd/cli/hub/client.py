@@ -287,10 +287,11 @@ class HubClient:
         """
         import ssl
 
-        from dispatchd.network.trust import client_context
+        from dispatchd.network.trust import client_context, context_without_tls
 
         if not self._cert_file:
-            return client_context(None)
+            is_plain = self.url.startswith("http:")
+            return context_without_tls() if is_plain else client_context(None)
         try:
             context = ssl.create_default_context(cafile=self._cert_file)
         except OSError as error:

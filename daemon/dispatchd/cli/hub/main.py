@@ -22,6 +22,7 @@ from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
 from dispatchd.cli.hub.github import commands as hub_github
 from dispatchd.cli.hub.github import route as hub_route
+from dispatchd.cli.imports import without_collection
 from dispatchd.cli.options import json_option, print_json
 from dispatchd.cli.screen.colour import is_coloured
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
@@ -120,17 +121,18 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     # First, so that the process that stays behind as init is small.
     leave_orphans_to_init()
     require_extra()
-    import anyio
-    import structlog
-    from attrs import asdict
+    with without_collection():
+        import anyio
+        import structlog
+        from attrs import asdict
 
-    from dispatchd.hub.context import Context
-    from dispatchd.hub.main import favour_the_loop
-    from dispatchd.hub.main import serve as serve_hub
-    from dispatchd.hub.storage.sole_server import sole_server
-    from dispatchd.linux.log import configure
-    from dispatchd.linux.systemd import ServiceManager
-    from dispatchd.redaction.known_secrets import KnownSecrets
+        from dispatchd.hub.context import Context
+        from dispatchd.hub.main import favour_the_loop
+        from dispatchd.hub.main import serve as serve_hub
+        from dispatchd.hub.storage.sole_server import sole_server
+        from dispatchd.linux.log import configure
+        from dispatchd.linux.systemd import ServiceManager
+        from dispatchd.redaction.known_secrets import KnownSecrets
 
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     under_systemd = "JOURNAL_STREAM" in environment

@@ -30,7 +30,7 @@ from dispatchd.hub.github.api.responses import (
 from dispatchd.network.content_coding import ACCEPT_IDENTITY, coding_problem
 from dispatchd.network.http_headers import no_cookies
 from dispatchd.network.proxies import environment_proxy, httpx_proxy
-from dispatchd.network.trust import client_context
+from dispatchd.network.trust import client_context, context_without_tls
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.times import duration
 from dispatchd.redaction.known_secrets import KnownSecrets
@@ -218,8 +218,7 @@ def _trusted(settings: GithubSettings) -> ssl.SSLContext:
     """
     file = settings.ca_file
     if file is None and httpx.URL(settings.api_url).scheme == "http":
-        # To load the system's CAs takes 20 ms.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return context_without_tls()
     try:
         # One's own server and a public proxy or redirect may both be on the way.
         return client_context(file, beside_system=file is not None)
