@@ -19,6 +19,7 @@ from attrs import define
 
 from support.cli import dispatchd
 from support.github import free_port
+from support.kill_init import kill_init
 from support.until import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -198,6 +199,17 @@ def test_a_call_that_was_cut_short_is_completed_by_the_next_one(
     with quickstart(folder) as second:
         assert "hello: succeeded after" in second.until("job ")
         assert second.stop() == 0
+
+
+def test_a_call_that_was_killed_while_it_made_the_hub_is_completed(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "q"
+    kill_init(folder / "hub", 16 * 1024)
+
+    with quickstart(folder) as that:
+        assert "hello: succeeded after" in that.until("job ")
+        assert that.stop() == 0
 
 
 def kill(program: str, folder: Path) -> None:
