@@ -211,3 +211,22 @@ def test_a_daemon_is_asked_though_its_configuration_is_broken_by_now(
     assert said.code == os.EX_UNAVAILABLE
     assert "job" not in said.lines[0]
     assert "no daemon is running" in said.lines[0]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "bytes"])
+def test_a_daemon_is_asked_though_a_drop_in_is_broken_by_now(
+    config: Path, kind: str
+) -> None:
+    drop_in = config.with_name(f"{config.name}.d") / "90-mine.toml"
+    drop_in.parent.mkdir()
+    if kind == "link":
+        drop_in.symlink_to("nowhere")
+    elif kind == "folder":
+        drop_in.mkdir()
+    else:
+        drop_in.write_bytes(b"\xff")
+
+    said = dispatchd(config, "status")
+
+    assert said.code == os.EX_UNAVAILABLE
+    assert any("no daemon is running" in line for line in said.lines)

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from dispatchd.hub.config.load import TOKEN_FILE
 from dispatchd.protocol.contracts import check
 from support.cli import Done, dispatchd
 from support.hub import Hub, hub
+from support.hub_process import hub as hub_process
 from support.machine import Machine
+from support.raw_answers import raw_answers
 
 SHA = "d6fde92930d4715a2b49857d24b940956b26d2d3"
 CI = {"dag_name": "ci", "repository_name": "o/r"}
@@ -290,6 +294,47 @@ async def test_a_watched_run_ends_with_the_code_of_its_outcome(
     assert last == f"{held.id}  {result}  That is how it went."
     again = await owner.say("watch", held.id[:8])
     assert (again.returncode, again.stdout) == (code, f"{last}\n")
+
+
+async def test_a_watch_goes_on_when_the_hub_starts_again(tmp_path: Path) -> None:
+    async with hub_process(tmp_path) as server:
+        await server.submit({"id": "j", "dag_name": "ci"})
+        words = (sys.executable, "-u", "-m", "dispatchd", "hub", "watch", "j")
+        with subprocess.Popen(
+            words,
+            cwd=server.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as watch:
+            assert watch.stdout is not None
+            first = await to_thread.run_sync(watch.stdout.readline)
+            server.kill()
+            await server.start()
+            await server.http.post("/api/v1/jobs/j/cancel")
+            said, complained = await to_thread.run_sync(watch.communicate)
+
+    assert first.startswith("j  queued")
+    assert (watch.returncode, "j  aborted" in said) == (3, True), complained
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", f"{'a' * 64}.example"])
+async def test_an_address_that_no_host_can_have_is_one_line(
+    owner: Owner, host: str
+) -> None:
+    done = await owner.say("jobs", "--url", f"https://{host}")
+
+    assert (done.returncode, done.stderr.count("\n")) == (69, 1)
+    assert "Invalid hostname" in done.stderr
+
+
+async def test_a_number_that_no_hub_sends_is_one_line(owner: Owner) -> None:
+    size = b"Log-Size: " + b"9" * 5000 + b"\r\nLog-Parts: 1\r\n"
+    answer = b"HTTP/1.1 200 OK\r\n" + size + b"Content-Length: 12\r\n\r\n"
+    async with raw_answers(lambda: answer + b'{"jobs": []}') as stranger:
+        done = await owner.say("logs", "j", "--url", stranger.url)
+
+    assert (done.returncode, done.stderr.count("\n")) == (69, 1)
 
 
 async def test_the_beginning_of_an_id_is_enough_where_it_is_unique(

@@ -10,6 +10,7 @@ import pytest
 from dispatchd.errors import ConfigError, UserError
 from dispatchd.hub.init import init
 from support.cli import dispatchd
+from support.kill_init import kill_init
 
 DEFAULTS = {
     "listen": "127.0.0.1:0",
@@ -79,6 +80,36 @@ def test_a_try_without_room_leaves_nothing_that_keeps_the_next_from_being_made(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     init(tmp_path / "hub", **DEFAULTS)
+
+
+@pytest.mark.parametrize("at_byte", [512, 16 * 1024])
+def test_a_call_that_was_killed_is_made_again(tmp_path: Path, at_byte: int) -> None:
+    """The kill comes in hub.toml, or in the database."""
+    kill_init(tmp_path / "hub", at_byte)
+
+    made = init(tmp_path / "hub", **DEFAULTS)
+
+    assert made.settings.token_file.read_text().strip()
+    left = {each.name for each in (tmp_path / "hub").iterdir()}
+    assert {"hub.toml", "admin-token"} <= left
+    assert not any(name.endswith(".new") for name in left)
+
+
+def test_a_token_that_was_there_before_the_end_stays(tmp_path: Path) -> None:
+    """The kill came just before the configuration: the folder is that of a whole hub without it."""
+    token = init(tmp_path, **DEFAULTS).settings.token_file.read_text()
+    (tmp_path / "hub.toml").unlink()
+
+    assert init(tmp_path, **DEFAULTS).settings.token_file.read_text() == token
+
+
+def test_somebody_elses_token_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "admin-token").write_text("mine")
+    with pytest.raises(OSError, match="exists"):
+        init(tmp_path, **DEFAULTS)
+
+    assert (tmp_path / "admin-token").read_text() == "mine"
+    assert not (tmp_path / "hub.toml").exists()
 
 
 def test_a_folder_that_is_no_text_is_said_and_stays_empty(tmp_path: Path) -> None:

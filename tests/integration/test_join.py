@@ -277,6 +277,15 @@ async def test_a_key_without_trust_in_it_is_refused(mine: Path, key: str) -> Non
     assert not mine.with_name("config.toml.d").exists()
 
 
+async def test_an_address_that_is_no_text_is_said(mine: Path) -> None:
+    key = "dhub1.11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo..dhub_enrol_x"
+    done = await join(mine, os.fsdecode(b"http://127.0.0.1:1/\xff"), key)
+
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
+    assert "not UTF-8" in done.stderr
+    assert not mine.with_name("config.toml.d").exists()
+
+
 async def test_what_does_not_work_leaves_what_was_there(
     server: Hub, mine: Path
 ) -> None:

@@ -69,6 +69,8 @@ async def test_variables_for_others_do_not_concern_the_hub_on_this_machine(
         ("ALL_PROXY", "socks5://user:hunter2@127.0.0.1:1080"),
         ("HTTPS_PROXY", "http://user:hunter2@"),
         ("https_proxy", "http://127.0.0.1:hunter2"),
+        ("https_proxy", "http://user:hunter2@proxy..example:3128"),
+        ("https_proxy", f"http://user:hunter2@{'p' * 64}.example:3128"),
     ],
 )
 async def test_a_variable_of_no_use_is_named_in_one_line(

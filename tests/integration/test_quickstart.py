@@ -19,6 +19,7 @@ from attrs import define
 
 from support.cli import dispatchd
 from support.github import free_port
+from support.kill_init import kill_init
 from support.until import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -223,9 +224,32 @@ def test_a_call_that_was_cut_short_is_completed_and_the_end_of_the_hub_ends_the_
         ended_by_the_end_of("hub serve", second, folder)
 
 
+<<<<<<< HEAD
 def test_a_machine_that_ends_before_the_first_job_does_or_later_is_said(
     tmp_path: Path,
 ) -> None:
+=======
+def test_a_call_that_was_killed_while_it_made_the_hub_is_completed(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "q"
+    kill_init(folder / "hub", 16 * 1024)
+
+    with quickstart(folder) as that:
+        assert "hello: succeeded after" in that.until("job ")
+        assert that.stop() == 0
+
+
+def kill(program: str, folder: Path) -> None:
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (each / "cmdline").read_text(errors="replace").replace("\0", " ")
+            if program in words and str(folder) in words:
+                os.kill(int(each.name), signal.SIGKILL)
+
+
+def test_a_machine_that_ends_before_the_first_job_does_is_said(tmp_path: Path) -> None:
+>>>>>>> brothers/main
     folder = tmp_path / "q"
     with quickstart(folder) as cut_short:
         cut_short.until("hub  ")

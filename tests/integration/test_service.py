@@ -5,6 +5,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -214,6 +215,30 @@ def test_a_user_has_a_service_without_root(tmp_path: Path) -> None:
         ".config/dispatchd/examples/config.example.toml",
         ".config/systemd/user/dispatchd-hub.service",
     ]
+
+
+@pytest.mark.parametrize("home", ["CORP\\bob", 'a"b', "a\nb", "a\x7fb", "ü 🚀"])
+def test_a_state_folder_is_the_one_that_the_users_name_says(
+    tmp_path: Path, home: str
+) -> None:
+    env = {"HOME": f"/home/{home}", "XDG_CONFIG_HOME": None, "XDG_STATE_HOME": None}
+    words = ("--root", str(tmp_path), "--user", "--program", "/opt/d", "--name", "one")
+    done = dispatchd("service", "install", *words, env=env)
+
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "home" / home / ".config/dispatchd/one.toml"
+    folder = tomllib.loads(file.read_text())["store"]["folder"]
+    assert folder == f"/home/{home}/.local/state/dispatchd-one"
+
+
+def test_a_folder_that_no_configuration_can_name_is_said(tmp_path: Path) -> None:
+    home = os.fsdecode(b"/home/b\xffb")
+    env = {"HOME": home, "XDG_CONFIG_HOME": None, "XDG_STATE_HOME": None}
+    words = ("--root", str(tmp_path), "--user", "--program", "/opt/d", "--name", "one")
+    done = dispatchd("service", "install", *words, env=env)
+
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
+    assert "not UTF-8" in done.stderr
 
 
 @pytest.mark.parametrize(

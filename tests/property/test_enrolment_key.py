@@ -23,6 +23,15 @@ def test_a_key_is_read_as_it_was_written(key: EnrolmentKey, end: str) -> None:
     assert key.secret not in repr(key)
 
 
+@given(KEYS, st.data())
+def test_a_key_is_read_wherever_its_line_was_broken(
+    key: EnrolmentKey, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(key.text)))
+    broken = data.draw(st.sampled_from(["\n", "\r\n", "\n  ", " "]))
+    assert EnrolmentKey.parse(key.text[:at] + broken + key.text[at:]) == key
+
+
 @given(SECRETS)
 def test_a_key_of_before_is_its_own_secret(secret: str) -> None:
     assert secret_of(secret) == secret

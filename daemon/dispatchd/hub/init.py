@@ -1,6 +1,6 @@
 """Set-up of a new hub by `dispatchd hub init`: a configuration, a database with a signing key, and the first token."""
 
-import json
+import errno
 import os
 import time
 from contextlib import ExitStack
@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from dispatchd.errors import FolderUnusable, UsageError
+from dispatchd.errors import ConfigError, FolderUnusable, UsageError
 from dispatchd.hub.auth.hashing import hashed, new_secret
 from dispatchd.hub.auth.license_signing_key import fingerprint, public_key
-from dispatchd.hub.config.load import FILE, Settings, load
+from dispatchd.hub.config.load import FILE, TOKEN_FILE, Settings, load
 from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.tokens import TokenStore
+from dispatchd.protocol import toml_text
 
 _TEMPLATE: Final = """\
 # The hub's configuration; each key is explained in the documentation (docs/hub.md). Values shown as comments are the defaults.
@@ -74,7 +75,7 @@ class Made:
 
 
 def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Made:
-    """Make a hub in a folder.
+    """Make a hub in a folder. Its configuration comes last, so that a call that was killed can be made again.
 
     Raises:
         UsageError: The folder has a hub already.
@@ -82,43 +83,69 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
     """
     file = folder / FILE
     text = _TEMPLATE.format(
-        listen=_quoted(listen),
-        database_url=_quoted(database_url),
-        license_id=_quoted(license_id),
+        listen=toml_text.quoted(listen),
+        database_url=toml_text.quoted(database_url),
+        license_id=toml_text.quoted(license_id),
     )
+    cannot = f"make a hub in {folder}"
+    if os.path.lexists(file):
+        raise UsageError(cannot=cannot, reason=f"{file} is there already")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(file, text)
+        aside = _written_beside(file, text)
     except FileExistsError as error:
-        is_folder = folder.is_dir()
-        reason = f"{file} is there already" if is_folder else "it is no folder"
-        raise UsageError(cannot=f"make a hub in {folder}", reason=reason) from error
+        raise UsageError(cannot=cannot, reason="it is no folder") from error
     except OSError as error:
         raise FolderUnusable(folder=folder, error=error) from error
     with ExitStack() as undo:
-        # A failed try removes the files that would prevent a second one.
-        undo.callback(file.unlink, missing_ok=True)
-        made = _filled(load(file), undo)
+        undo.callback(aside.unlink, missing_ok=True)
+        made = _filled(_settings(aside, file), undo)
+        aside.rename(file)
         undo.pop_all()
     return made
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder has nothing but what a call of `init` leaves that was killed."""
+    return all(
+        each.name in {_aside(Path(FILE)).name, _aside(Path(TOKEN_FILE)).name}
+        or each.name == TOKEN_FILE
+        or each.name.startswith("hub.db")
+        for each in folder.iterdir()
+    )
+
+
+def _settings(aside: Path, file: Path) -> Settings:
+    """Return the settings in a file beside the one that they are for.
+
+    Raises:
+        ConfigError: They can't be used.
+    """
+    try:
+        return evolve(load(aside), file=file.absolute())
+    except ConfigError as error:
+        problems = [evolve(problem, file=file) for problem in error.problems]
+        raise ConfigError(problems) from error
+
+
 def _filled(settings: Settings, undo: ExitStack) -> Made:
-    """Make the database and the first token of a hub; register the removal of the token's file in `undo`."""
+    """Make the database and the first token of a hub, unless an earlier call has; register in `undo` what removes the token's file."""
     database = Database.open(settings.database_url)
     try:
         tokens, now = TokenStore(database), time.time()  # noqa: TID251  # a person's command, at their time
-        token = new_secret("token")
-        # Several hubs on one database have a first token each.
-        admin = Token(
-            name=f"init-{uuid4().hex[:8]}",
-            token_hash=hashed(token),
-            scopes=ADMIN,
-            created_at=now,
-        )
-        tokens.add(admin)
-        _write(settings.token_file, token + "\n")
-        undo.callback(settings.token_file.unlink, missing_ok=True)
+        if not _has_token(settings.token_file, tokens):
+            token = new_secret("token")
+            # Several hubs on one database have a first token each.
+            admin = Token(
+                name=f"init-{uuid4().hex[:8]}",
+                token_hash=hashed(token),
+                scopes=ADMIN,
+                created_at=now,
+            )
+            tokens.add(admin)
+            written = _written_beside(settings.token_file, token + "\n")
+            written.rename(settings.token_file)
+            undo.callback(settings.token_file.unlink, missing_ok=True)
         MachineStore(database).add_license(settings.license_id, now=now)
         public = public_key(tokens)
     finally:
@@ -126,16 +153,33 @@ def _filled(settings: Settings, undo: ExitStack) -> Made:
     return Made(settings=settings, public_key=public, fingerprint=fingerprint(public))
 
 
-def _quoted(text: str) -> str:
-    # TOML takes a string of JSON's (TOML 1.0, basic strings).
-    return json.dumps(text, ensure_ascii=False)
+def _has_token(file: Path, tokens: TokenStore) -> bool:
+    """Return whether a file holds a token of the hub.
+
+    Raises:
+        FileExistsError: It holds something else.
+    """
+    if not os.path.lexists(file):
+        return False
+    if tokens.find(hashed(file.read_text("utf-8", "replace").strip())) is None:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
+    return True
 
 
-def _write(file: Path, text: str) -> None:
-    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def _aside(file: Path) -> Path:
+    return file.with_name(f".{file.name}.new")
+
+
+def _written_beside(file: Path, text: str) -> Path:
+    """Write what is to be a file beside it, and return where."""
+    aside = _aside(file)
+    aside.unlink(missing_ok=True)
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with ExitStack() as undo:
-        # A part of it would keep a second try from being made.
-        undo.callback(file.unlink, missing_ok=True)
+        undo.callback(aside.unlink, missing_ok=True)
         with os.fdopen(fd, "w", encoding="utf-8") as opened:
             opened.write(text)
+            opened.flush()
+            os.fsync(fd)
         undo.pop_all()
+    return aside

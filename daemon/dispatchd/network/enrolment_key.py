@@ -46,12 +46,12 @@ class EnrolmentKey:
 
     @classmethod
     def parse(cls, text: str) -> "EnrolmentKey":
-        """Return the key that a text is.
+        """Return the key that a text is, also where a terminal or a mail has broken its line.
 
         Raises:
             ValueError: It is none; the message doesn't quote it.
         """
-        prefix, *parts = text.strip().split(".")
+        prefix, *parts = "".join(text.split()).split(".")
         if prefix != _PREFIX or len(parts) != _PARTS - 1 or not parts[-1]:
             message = "it doesn't have the form dhub1.PUBLIC.CERTIFICATE.SECRET; is a part of it missing?"
             raise ValueError(message)

@@ -21,6 +21,9 @@ from dispatchd.network.trust import client_context
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 MAX_PORT: Final = 65535
 
+_LABEL: Final = 63
+"""Longest part of a host's name (characters; RFC 1035, 2.3.4)."""
+
 _ENVIRONMENT: Final = Path("the environment")
 """Place of a variable, for messages."""
 
@@ -77,11 +80,15 @@ def parsed(address: str) -> httpx.URL:
     """
     url = httpx.URL(address)
     try:
-        _ = url.host
+        labels = url.host.removesuffix(".").split(".")
     except UnicodeError as error:
         # It begins with xn--, and is no name (RFC 5891).
         message = f"Invalid IDNA hostname: {error}"
         raise httpx.InvalidURL(message) from error
+    if url.host and not all(0 < len(label) <= _LABEL for label in labels):
+        # Python would refuse it with a UnicodeError, only once it is looked up.
+        message = "Invalid hostname: a part of it between dots is empty or too long"
+        raise httpx.InvalidURL(message)
     return url
 
 

@@ -1,8 +1,14 @@
-"""TOML texts, whose every mistake is one kind of error."""
+"""TOML texts: strings in them, and one kind of error for every mistake."""
 
+import json
 import tomllib
 
 from dispatchd.protocol.job import Json
+
+
+def quoted(text: str) -> str:
+    """Return a text as a string of TOML: one of JSON, except for the one character that only JSON has as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def loads(text: str) -> dict[str, Json]:

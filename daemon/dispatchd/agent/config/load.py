@@ -207,7 +207,7 @@ def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
 
     For commands that ask a running daemon: it may have been started before the mistake was made.
 
-    Returns also the reason if the file isn't TOML; then the tables that are valid by themselves count.
+    Returns also the reason if a file isn't TOML, or a drop-in can't be read; then the tables that are valid count.
 
     Raises:
         ConfigError: The file can't be read.
@@ -216,14 +216,25 @@ def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
     problems: list[Problem] = []
 
     def tables(file: Path) -> dict[str, Json]:
-        content = _read(file)
+        try:
+            content = _read(file)
+        except ConfigError as error:
+            if file == path:
+                raise
+            problems.extend(error.problems)
+            return {}
         try:
             return toml_text.loads(content)
         except tomllib.TOMLDecodeError as error:
             problems.append(_toml_problem(file, str(error)))
             return _whole_tables(content)
 
-    document = Sources.read(path, tables).merged
+    try:
+        document = Sources.read(path, tables).merged
+    except ConfigError as error:
+        # About the drop-ins, or this raises it again.
+        document = tables(path)
+        problems.extend(error.problems)
     places = _places(
         path,
         text(document, "store", "folder"),

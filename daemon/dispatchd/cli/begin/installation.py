@@ -70,10 +70,12 @@ class Installation:
         Raises:
             UsageError: The folder holds something else.
         """
-        from dispatchd.hub.init import init
+        from dispatchd.hub.init import init, is_unfinished
 
         if not self.hub_file.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            hub = self.hub_file.parent
+            begun = [hub] if hub.is_dir() and is_unfinished(hub) else []
+            if self.folder.exists() and [*self.folder.iterdir()] != begun:
                 reason = "it has other files in it; name a new folder"
                 raise UsageError(cannot=f"begin in {self.folder}", reason=reason)
             init(

@@ -1,6 +1,5 @@
 """`dispatchd join`: make this machine one of a hub's, by one key that each of the two is known by."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from dispatchd.cli.service.stamp import State, stamped, state_of, write
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import NotReachable, UsageError
 from dispatchd.network.enrolment_key import EnrolmentKey
+from dispatchd.protocol import toml_text
+from dispatchd.redaction.escapes import written_out
 
 if TYPE_CHECKING:
     from dispatchd.agent.config.load import Config
@@ -118,13 +119,12 @@ def _planned(file: Path, url: str, enrolment: EnrolmentKey) -> Mapping[Path, str
     """
     folder = drop_in_folder(file)
     text = _TEXT.format(
-        config=file.name,
-        # TOML takes a string of JSON's (TOML 1.0, basic strings).
-        url=json.dumps(url.rstrip("/"), ensure_ascii=False),
+        config=written_out(file.name),
+        url=toml_text.quoted(url.rstrip("/")),
         ca_file=f'ca_file = "{folder.name}/{_CERTIFICATE}"\n'
         if enrolment.certificate
         else "",
-        public_key=json.dumps(enrolment.public_pem),
+        public_key=toml_text.quoted(enrolment.public_pem),
     )
     if state_of(folder / _DROP_IN, text) is State.EDITED:
         reason = f"a person edited {folder / _DROP_IN}; move it away"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _SERVER_ERROR: Final = 500
 _TIMEOUT_S: Final = 30.0
+_DIGITS: Final = 15
+"""Most digits of a number in a header (count)."""
 """Longest wait for an answer of the hub (seconds)."""
 
 _SERVICE: Final = Path("/var/lib/dispatchd-hub/hub.toml")
@@ -147,7 +149,7 @@ class HubClient:
         reply = self._reply("GET", path, None, cannot)
         if not reply.is_success:
             self._refused(reply, cannot)
-        if not all(reply.headers.get(name, "").isdecimal() for name in counts):
+        if not all(_is_count(reply.headers.get(name, "")) for name in counts):
             raise NotReachable(cannot=cannot, reason=self._page(reply))
         return reply.content, reply.headers
 
@@ -313,6 +315,10 @@ class HubClient:
         environment = os.environ  # noqa: TID251  # as above
         proxy = environment_proxy(url, environment)
         return None if proxy is None else httpx_proxy(proxy)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
 
 
 def _object(content: bytes) -> dict[str, Any] | None:

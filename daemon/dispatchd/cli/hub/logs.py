@@ -1,7 +1,7 @@
 """`dispatchd hub logs [-f] JOB`: the log of a job as the hub has it, also while it grows."""
 
-import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -9,19 +9,13 @@ from attrs import define, field
 
 from dispatchd.cli.hub.client import HubClient, asks_hub, in_path
 from dispatchd.cli.hub.lookup import job_id_of
+from dispatchd.cli.hub.patience import patiently
 from dispatchd.cli.options import not_blank, print_json, raw_option
 from dispatchd.cli.terminal import LogFilter, echo
-from dispatchd.errors import NotReachable
 from dispatchd.redaction.escapes import coloured
 
 _WAIT_S: Final = 20
 """Time for which the hub may hold a question (seconds)."""
-
-_AGAIN_S: Final = 1.0
-"""Pause before the next question to a hub that doesn't answer (seconds)."""
-
-_MOST_FAILURES: Final = 60
-"""Most questions in a row that a hub may leave without an answer while its log is followed (count)."""
 
 _COUNTS: Final = ("log-size", "log-parts")
 """Headers of the hub's answer that are numbers."""
@@ -66,7 +60,8 @@ def logs(
         print_json({"job": job, "output": text.decode(errors="replace")})
     else:
         _print(log, only=attempt is not None, raw=raw)
-    document = _document(hub, job)
+    ask = partial(_document, hub, job)
+    document = patiently(ask) if follow else ask()
     if not (log.has_text or as_json):
         _print_tail(document)
     if follow and document["state"] not in _WELL:
@@ -146,12 +141,6 @@ class _Log:
         """
         wait = f"&wait={_WAIT_S}" if self._follows else ""
         path = f"/api/v1/jobs/{in_path(self.job_id)}/log?part={self._part}&offset={offset}{wait}"
-        cannot, failures = f"show the log of {self.job_id}", 0
-        while True:
-            try:
-                return self._hub.text(path, _COUNTS, cannot=cannot)
-            except NotReachable:
-                failures += 1
-                if not self._follows or failures > _MOST_FAILURES:
-                    raise
-                time.sleep(_AGAIN_S)
+        cannot = f"show the log of {self.job_id}"
+        ask = partial(self._hub.text, path, _COUNTS, cannot=cannot)
+        return patiently(ask) if self._follows else ask()

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, limit_option
 from dispatchd.cli.hub.job import took
 from dispatchd.cli.hub.jobs import JOB_COLUMNS, job_row
 from dispatchd.cli.hub.lookup import job_id_of
+from dispatchd.cli.hub.patience import patiently
 from dispatchd.cli.options import not_blank, print_json
 from dispatchd.cli.screen.colour import is_terminal, painted, show
 from dispatchd.cli.screen.hints import next_step
@@ -103,15 +105,16 @@ def watch(hub: HubClient, *, as_json: bool, limit: int, job: str | None) -> None
     """
     if job is not None:
         sys.exit(_watch(hub, job_id_of(hub, job), as_json=as_json))
+    path = f"/api/v1/jobs?limit={limit}"
+    ask = partial(hub.rows, path, "jobs", "hub-job", cannot="list jobs")
+    jobs = ask()
     while True:
-        jobs = hub.rows(
-            f"/api/v1/jobs?limit={limit}", "jobs", "hub-job", cannot="list jobs"
-        )
         if as_json:
             print_json(jobs)
         else:
             _print_screen(jobs)
         time.sleep(_AGAIN_S)
+        jobs = patiently(ask)
 
 
 @click.command("open", short_help="Print the address of a job's page, and open it.")
@@ -184,8 +187,9 @@ def _watch(hub: HubClient, job_id: str, *, as_json: bool) -> int:
     try:
         while True:
             until = "finished" if said and "running" in said[-1] else "running"
-            job = hub.job(job_id, wait_s=_AGAIN_S if said else 0, until=until)
-            line = _told(hub, job)
+            wait_s = _AGAIN_S if said else 0
+            job = patiently(partial(hub.job, job_id, wait_s=wait_s, until=until))
+            line = patiently(partial(_told, hub, job))
             if not as_json and line not in said[-1:]:
                 show(line)
             said.append(line)

@@ -10,6 +10,8 @@ from attrs import frozen
 from dispatchd.agent.config.drop_ins import drop_in_folder
 from dispatchd.cli.service.shipped import drop_ins, shipped
 from dispatchd.errors import UsageError
+from dispatchd.protocol import toml_text
+from dispatchd.redaction.escapes import written_out
 
 _PROGRAM: Final = "/opt/dispatchd/bin/dispatchd"
 """The program in the units as they are shipped."""
@@ -134,8 +136,11 @@ class Service:
 
 def starter(config: Path, store: Path | None = None) -> str:
     """Return a first configuration of a daemon, with a state folder if the usual one isn't its."""
-    table = "" if store is None else f'\n[store]\nfolder = "{store}"\n'
-    return _STARTER.format(drop_ins=drop_in_folder(config).name, store=table)
+    folder = "" if store is None else toml_text.quoted(str(store))
+    return _STARTER.format(
+        drop_ins=written_out(drop_in_folder(config).name),
+        store=folder and f"\n[store]\nfolder = {folder}\n",
+    )
 
 
 def service_of(*, is_hub: bool, is_user: bool, name: str, root: Path) -> Service:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dispatchd import __version__
+from dispatchd.errors import UsageError
 
 _STAMP: Final = re.compile(r"# dispatchd \S+ wrote this; sha256 ([0-9a-f]{64})\..*\n")
 
@@ -58,16 +59,18 @@ def write(file: Path, content: str, *, mode: int = 0o644) -> None:
 
     Raises:
         OSError: It can't be written; what was there before stays then.
+        UsageError: An address or a path in it can't be.
     """
+    encoded = _encoded(content)
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.new")
     aside.unlink(missing_ok=True)
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as opened:
+        with os.fdopen(fd, "wb") as opened:
             # A umask of 077 would hide a unit's configuration from those who may steer the daemon.
             os.fchmod(fd, mode)
-            opened.write(content)
+            opened.write(encoded)
             opened.flush()
             os.fsync(fd)
         aside.replace(file)
@@ -79,4 +82,12 @@ def write(file: Path, content: str, *, mode: int = 0o644) -> None:
 
 
 def _hash(text: str) -> str:
-    return sha256(text.encode()).hexdigest()
+    return sha256(_encoded(text)).hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        reason = "an address or a path in it is not UTF-8"
+        raise UsageError(cannot="write a configuration", reason=reason) from error
