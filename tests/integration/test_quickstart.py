@@ -173,7 +173,6 @@ async def test_a_first_job_runs_and_the_folder_is_an_installation(
     say(f"dispatchd config check --config {shlex.quote(str(config))}")
 
 
-<<<<<<< HEAD
 async def test_hub_and_machine_end_with_a_call_that_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "it"
     with quickstart(folder) as first:
@@ -188,8 +187,6 @@ async def test_hub_and_machine_end_with_a_call_that_is_killed(tmp_path: Path) ->
     assert processes_of(folder) == []
 
 
-def test_a_call_that_was_cut_short_is_completed_by_the_next_one(
-=======
 def kill(program: str, folder: Path) -> None:
     for each in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -209,7 +206,6 @@ def ended_by_the_end_of(program: str, that: Quickstart, folder: Path) -> None:
 
 
 def test_a_call_that_was_cut_short_is_completed_and_the_end_of_the_hub_ends_the_machine(
->>>>>>> tests/main
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "q"
@@ -224,11 +220,6 @@ def test_a_call_that_was_cut_short_is_completed_and_the_end_of_the_hub_ends_the_
         ended_by_the_end_of("hub serve", second, folder)
 
 
-<<<<<<< HEAD
-def test_a_machine_that_ends_before_the_first_job_does_or_later_is_said(
-    tmp_path: Path,
-) -> None:
-=======
 def test_a_call_that_was_killed_while_it_made_the_hub_is_completed(
     tmp_path: Path,
 ) -> None:
@@ -240,16 +231,9 @@ def test_a_call_that_was_killed_while_it_made_the_hub_is_completed(
         assert that.stop() == 0
 
 
-def kill(program: str, folder: Path) -> None:
-    for each in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (each / "cmdline").read_text(errors="replace").replace("\0", " ")
-            if program in words and str(folder) in words:
-                os.kill(int(each.name), signal.SIGKILL)
-
-
-def test_a_machine_that_ends_before_the_first_job_does_is_said(tmp_path: Path) -> None:
->>>>>>> brothers/main
+def test_a_machine_that_ends_before_the_first_job_does_or_later_is_said(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "q"
     with quickstart(folder) as cut_short:
         cut_short.until("hub  ")
