@@ -86,7 +86,12 @@ BOUNDED = {
     "hub/storage/engines/turns.py:awaited",
     *(
         "agent/tracking/disk_retry.py:_until_stored",
-        "agent/run_loop/attempt.py:_until_unwanted",
+        "agent/run_loop/attempt.py:_observe",
+        "agent/run_loop/watchdogs.py:until_unwanted",
+        "agent/engines/slurm/engine.py:observe",
+        "agent/engines/slurm/engine.py:stop",
+        "agent/engines/slurm/submit.py:start",
+        "agent/engines/slurm/submit.py:_find",
     ),
     *("agent/loops/prune.py:_until_heard", "agent/loops/pull.py:_wait_for_room"),
     *("agent/loops/pull.py:_deliver", "agent/loops/report.py:_pay_all"),
