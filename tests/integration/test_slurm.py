@@ -1,10 +1,12 @@
 """Jobs through a real Slurm: what comes back, and what a crash at any step of a start leaves."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.endpoint import as_json
 from support.slurm import Cluster, booted
 from support.slurm_scene import WAITS, scene
 from support.until import until
@@ -235,3 +237,71 @@ async def test_an_engine_taken_out_of_the_configuration_leaves_its_runs_followed
 
     assert "exit code 4" in end["result_summary"]
     assert at.runs == 1
+
+
+async def test_a_job_whose_lease_ends_in_the_queue_asks_again_before_it_begins(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, cluster, {"it": WAITS}) as at:
+        await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=DOWN")
+        try:
+            at.hand_out(
+                "j",
+                "it",
+                claim_token="claim",
+                lease_seconds=3,
+                extensions=["heartbeat"],
+            )
+            await at.until_recorded("j")
+            await at.daemon.until_logged("job_attempt_started")
+            await until(lambda: list(at.daemon.state.glob("runs/j/*/dd-*/until")))
+            accepted = len(at.cloud.calls("accept", "j"))
+            at.daemon.kill()
+            (until_file,) = at.daemon.state.glob("runs/j/attempt-1/dd-*/until")
+            await until(lambda: time.time() > int(until_file.read_text()))
+        finally:
+            await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=UP")
+
+        async def over() -> bool:
+            return (until_file.parent.name, "FAILED") in await at.cluster.jobs()
+
+        await until(over, 60, "the end of a job that may not begin")
+        assert at.runs == 0
+        at.daemon.start()
+        await at.until_running()
+        at.go()
+        end = await at.finished("j")
+
+    assert "exit code 4" in end["result_summary"]
+    assert (at.runs, len(at.cloud.calls("accept", "j")) > accepted) == (1, True)
+
+
+async def test_a_job_whose_claim_is_lost_in_the_queue_is_taken_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, cluster, {"it": WAITS}) as at:
+        await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=DOWN")
+        try:
+            at.hand_out(
+                "j",
+                "it",
+                claim_token="claim",
+                lease_seconds=6,
+                extensions=["heartbeat"],
+            )
+            batch_job = await at.until_recorded("j")
+            gone = as_json({"message": "not yours"}, 409)
+            at.cloud.script = lambda each: (
+                gone if each.call in ("heartbeat", "accept") else None
+            )
+            history = at.daemon.state / "history" / "j.json"
+            await until(history.exists, 60, "the job in history")
+
+            async def over() -> bool:
+                return (batch_job["name"], "CANCELLED") in await at.cluster.jobs()
+
+            await until(over, 60, "the end of the batch job")
+        finally:
+            await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=UP")
+
+    assert at.runs == 0

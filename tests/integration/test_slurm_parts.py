@@ -71,6 +71,21 @@ def test_a_script_behind_the_daemons_claim_runs_nothing(
     assert not (files.folder / LAUNCH).exists()
 
 
+@shells
+@pytest.mark.parametrize(("left_s", "code"), [(60, 0), (-1, 76)])
+def test_a_script_begins_within_its_permission_and_not_later(
+    tmp_path: Path, shell: str, left_s: int, code: int
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+    files.permit(int(MachineTime().wall()) - 600)
+    files.permit(int(MachineTime().wall()) + left_s)
+
+    assert run_script(tmp_path, shell).wait(20) == code
+
+    assert (tmp_path / "output").exists() is (code == 0)
+    assert files.claim is (Claim.JOB if code == 0 else Claim.NOBODY)
+
+
 @pytest.mark.parametrize("_", range(20))
 def test_of_a_script_and_the_daemon_at_once_one_has_the_claim(
     tmp_path: Path, _: int

@@ -239,6 +239,12 @@ class ModelEngine:
     def queue_timeout_s(self, process: Identity) -> float:
         return 0.0
 
+    async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
+        assert left_s > 0, "begun without a claim"
+
+    async def withdraw(self, process: Identity, folder: Path) -> None:
+        pass
+
     async def until_begun(self, process: Identity, folder: Path) -> None:
         return None
 

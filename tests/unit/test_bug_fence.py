@@ -88,6 +88,7 @@ BOUNDED = {
         "agent/tracking/disk_retry.py:_until_stored",
         "agent/run_loop/attempt.py:_observe",
         "agent/run_loop/watchdogs.py:until_unwanted",
+        "agent/run_loop/watchdogs.py:_keep_permission",
         "agent/engines/slurm/engine.py:observe",
         "agent/engines/slurm/engine.py:stop",
         "agent/engines/slurm/submit.py:start",

@@ -101,6 +101,16 @@ class Engines:
             case BatchJob():
                 return self.batch(process.engine).settings.queue_timeout_s
 
+    async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
+        """Let an attempt that has not begun begin within a time (seconds), and not later."""
+        if isinstance(process, BatchJob):
+            await self.batch(process.engine).permit(process, folder, left_s)
+
+    async def withdraw(self, process: Identity, folder: Path) -> None:
+        """Take an attempt back if it has not begun."""
+        if isinstance(process, BatchJob):
+            await self.batch(process.engine).withdraw(process, folder)
+
     async def until_begun(self, process: Identity, folder: Path) -> int | None:
         """Wait until an attempt's command has begun, or it has ended."""
         match process:

@@ -150,6 +150,9 @@ class AttemptRunner:
                 ),
             )
             await self.tracking.fence.confirm(self.source, newest)
+            folder = self.tracking.runs.folder(record.run_id).attempt(attempt.number)
+            left_s = self.tracking.fence.left_s(newest)
+            await self.engine.permit(process, folder, left_s)
 
         async with anyio.create_task_group() as tasks:
 

@@ -4,8 +4,11 @@ Comes from `attempt.py`. The limits count from the beginning of the command; bef
 that queue's limit counts.
 """
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from math import inf
+from pathlib import Path
+from typing import Final
 
 import anyio
 from attrs import frozen
@@ -14,7 +17,17 @@ from dispatchd.agent.domain.job import Attempt, Identity, ProcessIdentity, Track
 from dispatchd.agent.store.evidence import last_activity_ns
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.agent.tracking.tracked_jobs import Tracking
+from dispatchd.errors import RunError
 from dispatchd.protocol.outcome import FailureCause
+
+_RENEWALS: Final = 4
+"""Renewals of a permission to begin within a lease (count)."""
+
+_SHORTEST_S: Final = 1.0
+"""Shortest time between two renewals (seconds)."""
+
+_LONGEST_S: Final = 60.0
+"""Longest time between two renewals (seconds)."""
 
 
 @frozen
@@ -71,10 +84,35 @@ class Watchdogs:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(see_begin, name=f"beginning of {record.run_id}")
+            tasks.start_soon(
+                self._keep_permission,
+                record.job.id,
+                process,
+                folder,
+                name=f"permission of {record.run_id}",
+            )
             with anyio.move_on_after(max(0.0, most_s - waited_s) if most_s else inf):
                 await stop_requested.wait()
             tasks.cancel_scope.cancel()
         return begun_at
+
+    async def _keep_permission(
+        self, job_id: str, process: Identity, folder: Path
+    ) -> None:
+        """Renew an attempt's permission to begin with each answer about its claim; take it back once that is lost."""
+        fence = self._tracking.fence
+        while (newest := self._tracking.tracker.get(job_id)) is not None:
+            if fence.has_lost(newest):
+                await self._engine.withdraw(process, folder)
+                return
+            left_s = fence.left_s(newest)
+            if left_s > 0:
+                # One that can't be stored is tried again; the one before expires.
+                with suppress(RunError):
+                    await self._engine.permit(process, folder, left_s)
+            lease_s = newest.job.lease_s
+            pause_s = _LONGEST_S if lease_s is None else lease_s / _RENEWALS
+            await anyio.sleep(min(max(pause_s, _SHORTEST_S), _LONGEST_S))
 
     def _deadline(
         self, record: TrackedJob, attempt: Attempt, begun_at: datetime

@@ -167,6 +167,20 @@ class Engine(Protocol):
         """Return the longest time from an attempt's start to its command's beginning (seconds); 0 for no limit."""
         ...
 
+    async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
+        """Let an attempt that has not begun begin within a time (seconds; inf for any), and not later.
+
+        A new call replaces the one before. Nothing for an engine whose attempts begin with their start.
+
+        Raises:
+            RunError: It can't be stored; the permission before it expires.
+        """
+        ...
+
+    async def withdraw(self, process: Identity, folder: Path) -> None:
+        """Take an attempt back if it has not begun. Whoever observes it learns whether it had."""
+        ...
+
     async def until_begun(self, process: Identity, folder: Path) -> int | None:
         """Wait until an attempt's command has begun, or the attempt has ended.
 

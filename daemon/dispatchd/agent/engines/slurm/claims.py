@@ -5,7 +5,6 @@ A claim is made with O_EXCL or link(2), which are atomic on NFS (version 3 and n
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -14,7 +13,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
-from dispatchd.agent.engines.slurm.script import CLAIM, EXIT, LAUNCH, SECRETS
+from dispatchd.agent.engines.slurm.script import CLAIM, EXIT, LAUNCH, SECRETS, UNTIL
 from dispatchd.linux.untrusted_files import read_regular
 
 _DAEMON: Final = b"daemon\n"
@@ -70,6 +69,16 @@ class Files:
             file.flush()
             os.fsync(file.fileno())
 
+    def permit(self, until_s: int) -> None:
+        """Let the script begin until a time (seconds since the epoch).
+
+        Raises:
+            OSError: The disk refuses it.
+        """
+        aside = self.folder / f"{UNTIL}.aside"
+        aside.write_text(f"{until_s}\n")
+        aside.replace(self.folder / UNTIL)
+
     def take(self) -> Claim:
         """Decide that the attempt doesn't begin, unless that is decided already. Return whose claim stands.
 
@@ -77,10 +86,10 @@ class Files:
             OSError: Nobody knows.
         """
         # A link is made with its content or not at all; the script's claim may be empty for a moment.
-        aside = self._lay_aside()
         try:
-            (self.folder / CLAIM).hardlink_to(aside)
-        except FileExistsError:
+            (self.folder / CLAIM).hardlink_to(self._lay_aside())
+        except (FileExistsError, FileNotFoundError):
+            # Without its folder no script begins, and nobody claims it.
             return self.claim
         self.remove_launch()
         return Claim.DAEMON
@@ -100,7 +109,8 @@ class Files:
 
     def last_claim(self) -> Claim:
         """Return whose claim stands when no script can begin any more, past what a client of NFS may have cached."""
-        self._lay_aside()
+        with suppress(FileNotFoundError):
+            self._lay_aside()
         return self.claim
 
     @property
@@ -145,9 +155,3 @@ def remove(link: Path) -> None:
     """Remove the short way to an attempt, and nothing behind it."""
     with suppress(OSError):
         link.unlink()
-
-
-def remove_start(folder: Path, link: Path) -> None:
-    """Remove a start that was never recorded."""
-    remove(link)
-    shutil.rmtree(folder, ignore_errors=True)

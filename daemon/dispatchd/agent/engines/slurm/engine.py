@@ -4,6 +4,7 @@ Comes from `chosen.py`; a start continues in `submit.py`. What the controller sa
 know is decided by the claim (`claims.py`); while it is silent nothing is decided.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from dispatchd.agent.engines.slurm.listing import Listing
 from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import WAITING, Row, ended
 from dispatchd.agent.engines.slurm.submit import Submitter
-from dispatchd.errors import EngineRefused, EngineSilent
+from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
 from dispatchd.linux.clock import TimeSource
 from dispatchd.protocol.outcome import (
     Cleared,
@@ -119,6 +120,34 @@ class SlurmEngine:
         files = self._site.files(process.name, folder)
         return not await to_thread.run_sync(lambda: files.had_secrets)
 
+    async def permit(self, process: BatchJob, folder: Path, left_s: float) -> None:
+        """Let a job that has not begun begin within a time (seconds), and not later: its script looks at the clock.
+
+        Raises:
+            SpawnFailed: The disk refuses it; the permission before it expires.
+        """
+        if math.isinf(left_s):
+            return
+        files = self._site.files(process.name, folder)
+        until_s = int(self._site.time.wall() + left_s)
+        try:
+            await to_thread.run_sync(files.permit, until_s)
+        except OSError as error:
+            reason = f"its permission to begin can't be written: {error.strerror}"
+            raise SpawnFailed(command="sbatch", reason=reason) from error
+
+    async def withdraw(self, process: BatchJob, folder: Path) -> None:
+        """Take a job back if it has not begun."""
+        files = self._site.files(process.name, folder)
+        try:
+            claim = await to_thread.run_sync(files.take)
+        except OSError as error:
+            self._log.error("attempt_unreadable", name=process.name, error=str(error))
+            return
+        if claim is Claim.DAEMON:
+            await self._cancel(process.name)
+            self._site.listings.note_start()
+
     async def until_begun(self, process: BatchJob, folder: Path) -> int | None:
         """Wait until a job's script has begun, or the job has ended. Return the stamp of its claim."""
         await self._of(process).begun.wait()
@@ -184,6 +213,8 @@ class SlurmEngine:
                 return NeverStarted()
             case Claim.NOBODY:
                 pass
+        if row.came_late:
+            return NeverStarted()
         if row.is_cancelled:
             note = f"Slurm job {row.job_id} was cancelled before it began."
             return Exit(code=None, cause=FailureCause.CANCELLED, note=note)
@@ -215,6 +246,7 @@ class SlurmEngine:
             left_s = stamp / 1e9 + process.limit_s + _MARGIN_S - self._site.time.wall()
         if left_s > 0:
             return None
+        await self._cancel(process.name)
         return Exit(code=None, note=f"{said}, and it left no exit code in its time.")
 
     async def _cancel(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """Texts for a node: the batch script, in which nothing comes from a job, and the attempt's own file that it reads. Pure.
 
 The first lines of the script are a compare-and-swap with the daemon: whoever makes the file `claim` first has decided
-whether this attempt begins. The second file has the environment and the secrets, is removed by its own first line,
+whether this attempt begins. Before that, the script looks whether the lease of its job is over. The second file has the environment and the secrets, is removed by its own first line,
 and quotes every value for the shell, so that none is more than text.
 """
 
@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from dispatchd.agent.engines.slurm.states import CLAIM_LOST
+from dispatchd.agent.engines.slurm.states import CLAIM_LOST, TOO_LATE
 
 CLAIM: Final = "claim"
 EXIT: Final = "exit"
+UNTIL: Final = "until"
+"""File with the time from which an attempt may not begin any more (seconds since the epoch); none for any time."""
+
 LAUNCH: Final = "launch.sh"
 SECRETS: Final = "secrets"
 """File that says that an attempt was given secrets, without them."""
@@ -26,6 +29,9 @@ def batch_script(link: Path) -> str:
     """Return the script of a batch job whose files are in a folder, which has a name of ours."""
     return f"""#!/bin/sh
 cd {shlex.quote(str(link))} || exit {CLAIM_LOST}
+if [ -e {UNTIL} ]; then
+  [ "$(date +%s)" -lt "$(cat {UNTIL})" ] || exit {TOO_LATE}
+fi
 set -C
 (echo "$SLURM_JOB_ID" >{CLAIM}) 2>/dev/null || exit {CLAIM_LOST}
 set +C

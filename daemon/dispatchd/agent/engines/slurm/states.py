@@ -48,6 +48,10 @@ CLAIM_LOST: Final = 75
 """Exit code of a script that has found its attempt claimed (EX_TEMPFAIL, sysexits.h)."""
 
 
+TOO_LATE: Final = 76
+"""Exit code of a script whose permission to begin is over."""
+
+
 @frozen(kw_only=True)
 class Row:
     """One job in a listing. `status` is that of wait(2)."""
@@ -84,6 +88,11 @@ class Row:
     def was_killed(self) -> bool:
         """True if it was ended with SIGKILL."""
         return self.code == _KILLED
+
+    @property
+    def came_late(self) -> bool:
+        """True if its script had no permission to begin any more, if that script has claimed nothing."""
+        return self.state == "FAILED" and self.code == TOO_LATE
 
     @property
     def found_claimed(self) -> bool:

@@ -17,7 +17,7 @@ from attrs import define, field
 from dispatchd.agent.config.engines import OWN_KEYS
 from dispatchd.agent.domain.job import BatchJob
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.slurm.claims import Files, remove_start
+from dispatchd.agent.engines.slurm.claims import Files, remove
 from dispatchd.agent.engines.slurm.script import batch_script, launch_text
 from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
@@ -154,8 +154,12 @@ class Submitter:
     async def _undo(self, name: str, folder: Path) -> None:
         """Take a start back that has no record: it is held, so nothing has run."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(_UNDO_S):
-            await to_thread.run_sync(remove_start, folder / name, self._site.link(name))
+            # Its record may be there all the same; whoever follows that finds the claim.
             try:
+                await to_thread.run_sync(self._site.files(name, folder).take)
+                await to_thread.run_sync(remove, self._site.link(name))
                 await self._site.cancel(name, pending_only=True)
-            except (EngineSilent, EngineRefused):
-                self._log.warning("slurm_job_left_to_janitor", name=name)
+            except (EngineSilent, EngineRefused, OSError) as error:
+                self._log.warning(
+                    "slurm_job_left_to_janitor", name=name, error=str(error)
+                )
