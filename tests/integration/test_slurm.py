@@ -1,11 +1,13 @@
 """Jobs through a real Slurm: what comes back, and what a crash at any step of a start leaves."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.cli import command
 from support.endpoint import as_json
 from support.slurm import Cluster, booted
 from support.slurm_scene import WAITS, scene
@@ -305,3 +307,34 @@ async def test_a_job_whose_claim_is_lost_in_the_queue_is_taken_back(
             await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=UP")
 
     assert at.runs == 0
+
+
+async def test_status_show_and_doctor_say_where_a_run_is_and_why_it_waits(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, cluster, {"it": WAITS}) as at:
+        ours = ("--config", str(at.daemon.config))
+        await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=DOWN")
+        try:
+            at.hand_out("j", "it")
+            await at.until_recorded("j")
+
+            async def explained() -> str:
+                status = await command("status", *ours)
+                return status.stdout if "PENDING (" in status.stdout else ""
+
+            status = await until(explained, 60, "the reason")
+            show = await command("show", "j", *ours)
+            doctor = await command("doctor", *ours, env=at.steps.env)
+        finally:
+            await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=UP")
+        at.go()
+        await at.finished("j")
+
+    assert re.search(
+        r"engine hpc +1 of 100 slots; j: Slurm job [0-9]+: PENDING", status
+    )
+    assert re.search(r"where +Slurm job [0-9]+: PENDING \(", show.stdout)
+    assert re.search(r"Slurm job [0-9]+ on hpc", show.stdout)
+    assert "hpc: slurm" in doctor.stdout
+    assert "answers" in doctor.stdout

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -333,3 +334,11 @@ def test_a_workflow_names_an_engine_that_exists_and_no_key_that_it_ignores() -> 
         "workflows.it.isolation",
         "workflows.other.engine",
     }
+
+
+def test_a_daemon_without_engines_loads_nothing_of_them() -> None:
+    code = "import sys, dispatchd.agent.serve; print(*sys.modules)"
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    assert "dispatchd.agent.engines.chosen" in said
+    assert "dispatchd.agent.engines.slurm" not in said
