@@ -116,6 +116,18 @@ class Cluster:
         self._processes["slurmctld"].kill()
         self._processes["slurmctld"].wait()
 
+    def remember(self) -> None:
+        """Keep a copy of what the controller has on disk, for `forget`."""
+        shutil.rmtree(self.folder / "copy", ignore_errors=True)
+        shutil.copytree(self.folder / "state", self.folder / "copy")
+
+    def forget(self) -> None:
+        """Kill the controller, and start it with what it knew at `remember`, as if nothing had been put since."""
+        self.kill_controller()
+        shutil.rmtree(self.folder / "state")
+        shutil.copytree(self.folder / "copy", self.folder / "state")
+        self.start_controller()
+
     def wait_until_up(self) -> None:
         deadline = time.monotonic() + _UP_S
         while self.run_now("sinfo", "-h", "-o", "%T %D").split() != ["idle", "2"]:
