@@ -315,6 +315,14 @@ class FolderDamaged(RunError):
         )
 
 
+class EngineSilent(DispatchdError):
+    """An engine's controller gave no answer. What was asked of it may have happened, or may happen later."""
+
+
+class EngineRefused(DispatchdError):
+    """An engine's controller, or its own command, refused: nothing happened."""
+
+
 class ContractViolation(DispatchdError):
     """A document breaks a contract. `path` is a JSON path such as `$.id`, `rule` the rule that is broken."""
 

@@ -15,6 +15,7 @@ from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
+from dispatchd.agent.engines.chosen import Engines
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.engines.local.process import identify
 from dispatchd.agent.run_loop.survivors import Survivors
@@ -23,6 +24,7 @@ from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor
 from dispatchd.protocol.result import NoResult
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import advance
+from support.current import current_config
 from support.until import until
 
 NOBODY = 65534
@@ -75,7 +77,8 @@ async def test_a_leftover_of_another_user_is_given_up_and_swept_again(
     assert cleared.ended == 0
     (survivor,) = cleared.survivors
     assert (survivor.name, survivor.user) == ("sleep", "root")
-    survivors = Survivors(engine, BugFence())
+    engines = Engines(engine, current_config(tmp_path))
+    survivors = Survivors(engines, BugFence())
     survivors.add("j", leftover, tmp_path, cleared.survivors)
     assert survivors.warnings == [f"processes of job j can't be ended: {survivor}"]
     async with anyio.create_task_group() as tasks:

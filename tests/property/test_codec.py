@@ -13,6 +13,7 @@ from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import (
     STEPS_KEPT,
     Attempt,
+    BatchJob,
     ProcessIdentity,
     Step,
     Terms,
@@ -60,6 +61,15 @@ processes = st.builds(
     start_ticks=st.integers(0, 2**63 - 1),
     boot_id=st.uuids().map(str),
 )
+batch_jobs = st.builds(
+    BatchJob,
+    engine=texts,
+    cluster=texts,
+    name=st.text(st.characters(), min_size=1, max_size=40),
+    job_id=st.integers(1, 2**31),
+    submitted_at=times,
+    limit_s=st.floats(0, 1e9),
+)
 terms = st.builds(
     Terms,
     retries=st.integers(0, 9),
@@ -76,6 +86,7 @@ attempts = st.builds(
     deadline_at=times,
     terms=st.none() | terms,
     process=st.none() | processes,
+    batch_job=st.none() | batch_jobs,
     stop=st.none() | st.sampled_from(FailureCause),
     ended_at=st.none() | times,
     cause=st.none() | st.sampled_from(FailureCause),
@@ -139,6 +150,19 @@ FULL = TrackedJob(
             ended_at=NOW,
             cause=FailureCause.CANCELLED,
             summary="Cancelled.",
+        ),
+        Attempt(
+            number=2,
+            started_at=NOW,
+            deadline_at=NOW,
+            batch_job=BatchJob(
+                engine="hpc",
+                cluster="c",
+                name="dd-1-2",
+                job_id=7,
+                submitted_at=NOW,
+                limit_s=60.0,
+            ),
         ),
     ),
     verdict=Verdict(

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.job import Identity, ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.events import Progress
 from dispatchd.agent.store.jobs import JobStore
@@ -226,7 +226,7 @@ class ModelEngine:
         return ""
 
     async def start(
-        self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
+        self, launch: Launch, record: Callable[[Identity], Awaitable[None]]
     ) -> None:
         if self.faults:
             self.failed.add(launch.run_id)
@@ -241,27 +241,44 @@ class ModelEngine:
         self.starts[f"{launch.run_id}/{launch.folder.name}"] += 1
         self.fuse.burn()
 
-    async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
+    async def recall(self, process: Identity, folder: Path) -> bool:
         return True
 
     def forget(self, folder: Path) -> None:
         pass
 
-    async def observe(
-        self, process: ProcessIdentity, folder: Path
-    ) -> Exit | NeverStarted:
-        model = self.processes[process.pid]
+    def queue_timeout_s(self, process: Identity) -> float:
+        return 0.0
+
+    async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
+        assert left_s > 0, "begun without a claim"
+
+    async def withdraw(self, process: Identity, folder: Path) -> None:
+        pass
+
+    async def until_begun(self, process: Identity, folder: Path) -> None:
+        return None
+
+    def describe(self, process: Identity) -> str:
+        return ""
+
+    def _model(self, process: Identity) -> ModelProcess:
+        assert isinstance(process, ProcessIdentity)
+        return self.processes[process.pid]
+
+    async def observe(self, process: Identity, folder: Path) -> Exit | NeverStarted:
+        model = self._model(process)
         while model.begun and model.code is None:
             await self.changed.wait()
         return Exit(code=model.code) if model.begun else NeverStarted()
 
-    def has_ended(self, process: ProcessIdentity) -> bool:
-        model = self.processes[process.pid]
+    def has_ended(self, process: Identity) -> bool:
+        model = self._model(process)
         return not model.begun or model.code is not None
 
-    async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
+    async def stop(self, process: Identity, grace_s: float) -> bool:
         self.fuse.burn()
-        model = self.processes[process.pid]
+        model = self._model(process)
         if model.code is None:
             model.code = KILLED_CODE
         self.changed.set()
@@ -271,7 +288,7 @@ class ModelEngine:
     def usage(self, folder: Path) -> None:
         return None
 
-    async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
+    async def clear(self, process: Identity, folder: Path) -> Cleared:
         return Cleared()
 
 

@@ -14,6 +14,7 @@ from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import (
     STEPS_KEPT,
     Attempt,
+    BatchJob,
     ProcessIdentity,
     Step,
     Terms,
@@ -110,6 +111,7 @@ def test_a_record_with_every_field_filled_keeps_the_contract() -> None:
         (Attempt, ("attempts", "items")),
         (Terms, ("attempts", "items", "terms")),
         (ProcessIdentity, ("attempts", "items", "process")),
+        (BatchJob, ("attempts", "items", "batch_job")),
         (Verdict, ("verdict",)),
         (Step, ("steps", "items")),
     ],

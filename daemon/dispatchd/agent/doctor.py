@@ -83,6 +83,20 @@ async def check_up(
         yield finding
     async for finding in _checkouts(config, environment):
         yield finding
+    async for finding in _engines(config, environment):
+        yield finding
+
+
+async def _engines(
+    config: Config, environment: Mapping[str, str]
+) -> AsyncIterator[Finding]:
+    """Yield whether each engine answers."""
+    for name, entry in config.engines.items():
+        from dispatchd.agent.engines.slurm.check import check  # noqa: PLC0415  # only where there is one
+
+        answers, message = await check(name, entry, config.state_folder, environment)
+        level = Level.OK if answers else Level.FAILED
+        yield Finding("engine", level, message)
 
 
 def _of_the_machine(config: Config, environment: Mapping[str, str]) -> list[Finding]:

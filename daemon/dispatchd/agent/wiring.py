@@ -148,7 +148,7 @@ def build(opened: Opened) -> Daemon:
     modes = ModesLoop(opened.folder.held, bugs)
     others = (
         *(modes, who.license, loops.report, core.run_loop),
-        *(core.survivors, loops.heartbeat, loops.prune, loops.intake),
+        *(core.survivors, loops.heartbeat, loops.prune, loops.intake, core.janitor),
         *(*_uploads(opened, shared, source), control),
         _supervision(opened, status, manager),
         traces,
@@ -339,6 +339,7 @@ def _status(
         license=lambda: license_status(who.license, clock),
         skew_s=lambda: opened.caller.skew.seconds,
         warnings=warnings,
+        describe=core.engines.describe,
     )
     return Status(
         health=loops.health,

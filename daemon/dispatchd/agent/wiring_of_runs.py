@@ -2,6 +2,9 @@
 
 from attrs import frozen
 
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.engines.chosen import Engines
+from dispatchd.agent.engines.janitor import Janitor
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.run_loop.attempt import AttemptRunner, Guard, unguarded
 from dispatchd.agent.run_loop.conclude import Concluder
@@ -20,6 +23,9 @@ class Execution:
     run_loop: RunLoop
     concluder: Concluder
     survivors: Survivors
+    engines: Engines
+    janitor: Janitor | None
+    """Tidies engines; None where none is configured."""
 
 
 def execution(
@@ -39,10 +45,19 @@ def execution(
         context=context,
         logs=shared.logs,
     )
-    survivors = Survivors(engine, context.bugs)
+    engines = Engines(
+        engine,
+        context.current,
+        lambda: [
+            record.attempt.batch_job
+            for record in tracker.in_phase(Phase.RUNNING)
+            if record.attempt is not None and record.attempt.batch_job is not None
+        ],
+    )
+    survivors = Survivors(engines, context.bugs)
     runner = AttemptRunner(
         tracking=shared,
-        engine=engine,
+        engine=engines,
         concluder=concluder,
         survivors=survivors,
         source=source,
@@ -60,4 +75,6 @@ def execution(
         run_loop=run_loop,
         concluder=concluder,
         survivors=survivors,
+        engines=engines,
+        janitor=Janitor(engines, context.bugs) if context.config.engines else None,
     )

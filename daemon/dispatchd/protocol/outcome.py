@@ -1,5 +1,6 @@
 """End of a run: the outcome, the failure cause, and the facts about an attempt that is over."""
 
+from datetime import datetime
 from enum import StrEnum
 
 from attrs import frozen
@@ -107,7 +108,8 @@ class Exit:
     `code` is the command's exit code as a POSIX shell reports it (128 + n for signal n), or None where
     the process vanished without one. `leftovers` is the number of processes of the run that outlived their
     leader and were ended; `survivors` are those that could not be ended. `escalated` is true where SIGKILL
-    was needed. `usage` is None where no control group measured it.
+    was needed. `usage` is None where no control group measured it. `cause` is the engine's
+    own reason for the end, where the daemon didn't end the attempt. `note` is a sentence for the summary, or empty.
     """
 
     code: int | None
@@ -115,6 +117,19 @@ class Exit:
     survivors: tuple[Survivor, ...] = ()
     escalated: bool = False
     usage: Usage | None = None
+    cause: FailureCause | None = None
+    note: str = ""
+
+
+@frozen
+class Unreachable:
+    """Nobody knows whether the attempt has ended: its engine's controller doesn't answer. Nothing is decided on it.
+
+    `since` is the time of the first failure in a row.
+    """
+
+    reason: str
+    since: datetime
 
 
 @frozen

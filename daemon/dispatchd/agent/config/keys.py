@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.isolation import Home, Network, PullPolicy
+from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.limits import RunLimits
 from dispatchd.agent.domain.workflow import HEADLESS_ARGUMENTS, ReportLog
 
@@ -118,11 +119,36 @@ class Telemetry:
     otlp_headers_file: str = field(default="", metadata=RESTART)
 
 
+class EngineKind(StrEnum):
+    """Kind of an engine beside this machine's own processes."""
+
+    SLURM = "slurm"
+    """A cluster's batch system, by its commands."""
+
+
+@frozen(kw_only=True)
+class EngineEntry:
+    """Engine beside `local`, as it is written in the file. Empty values are left to its site."""
+
+    kind: EngineKind = field(default=EngineKind.SLURM, metadata=RESTART)
+    slots: int = field(default=100, metadata=RESTART)
+    queue_timeout_s: float = field(default=0.0, metadata=RESTART)
+    poll_s: float = field(default=10.0, metadata=RESTART)
+    partition: str = field(default="", metadata=RESTART)
+    account: str = field(default="", metadata=RESTART)
+    qos: str = field(default="", metadata=RESTART)
+    time: str = field(default="", metadata=RESTART)
+    gres: str = field(default="", metadata=RESTART)
+    constraint: str = field(default="", metadata=RESTART)
+    options: tuple[str, ...] = field(default=(), metadata=RESTART)
+
+
 @frozen(kw_only=True)
 class WorkflowEntry(RunLimits):
     """Workflow as it is written in the file, with the limits of `[runs]` where it sets none."""
 
     command: tuple[str, ...]
+    engine: str = LOCAL
     repositories: tuple[str, ...] | None = None
     contract: Contract = Contract.PLAIN
     arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
@@ -173,4 +199,5 @@ class File:
     metrics: Metrics = field(factory=Metrics)
     telemetry: Telemetry = field(factory=Telemetry)
     secrets: Mapping[str, SecretEntry] = field(factory=dict)
+    engines: Mapping[str, EngineEntry] = field(factory=dict)
     workflows: Mapping[str, WorkflowEntry] = field(factory=dict)

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 
 from dispatchd.agent.config.drop_ins import Sources, drop_ins
+from dispatchd.agent.config.engines import slots_of, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import (
     RESTART,
     Checkout,
     Cloud,
+    EngineEntry,
     File,
     License,
     Limits,
@@ -38,6 +40,7 @@ from dispatchd.agent.config.workflows import (
     unknown_secrets,
     with_limits,
 )
+from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.protocol import toml_text
@@ -66,13 +69,26 @@ class Config:
     metrics: Metrics
     telemetry: Telemetry
     workflows: Mapping[str, Workflow]
+    engines: Mapping[str, EngineEntry] = field(factory=dict)
+    """Engines beside this machine's own processes, by name."""
     warnings: tuple[str, ...] = ()
     """Keys that have another name by now, one sentence each."""
 
     @property
     def room(self) -> int:
         """Most unfinished jobs that this machine has (count)."""
-        return self.limits.slots + self.limits.queue_ahead
+        return self.slots + self.limits.queue_ahead
+
+    @property
+    def slots(self) -> int:
+        """Most runs at a time, on all engines together (count)."""
+        return self.limits.slots + sum(each.slots for each in self.engines.values())
+
+    def slots_of(self, engine: str) -> int:
+        """Return the most runs at a time on one engine (count)."""
+        if engine == LOCAL:
+            return self.limits.slots
+        return slots_of(self.engines, engine)
 
     @property
     def patience_s(self) -> float:
@@ -99,6 +115,7 @@ class Config:
             **values,
             "store.folder": self.state_folder,
             "control.folder": self.control_folder,
+            "engines": self.engines,
         }
 
     @property
@@ -191,6 +208,7 @@ def load(
         metrics=content.metrics,
         telemetry=content.telemetry,
         workflows=workflows,
+        engines=content.engines,
         warnings=tuple(renamed_keys(content)),
     )
     problems = [
@@ -291,6 +309,8 @@ def _structured(sources: Sources, document: dict[str, Json]) -> File:
             *two_tokens(content),
             *two_report_keys(content, own_tables(document)),
             *unfit_isolations(content),
+            *unfit_options(content),
+            *unfit_engines(content, own_tables(document)),
         )
     ]
     if problems:

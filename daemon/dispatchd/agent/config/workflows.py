@@ -9,9 +9,11 @@ from typing import Final
 import attrs
 from attrs import frozen
 
+from dispatchd.agent.config.engines import isolation_of
 from dispatchd.agent.config.keys import File, WorkflowEntry
 from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.isolation import CHOOSES_NETWORK, Home, Isolation, Network
+from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.limits import RunLimits
 from dispatchd.agent.domain.run.github_server import PUBLIC, server_of
 from dispatchd.agent.domain.run.secret import SecretSource
@@ -46,8 +48,12 @@ class Reader:
     def workflow(self, name: str, entry: WorkflowEntry) -> Workflow:
         """Return a workflow with its defaults filled in and its secrets resolved."""
         return Workflow(
-            **{limit: getattr(entry, limit) for limit in _LIMITS},
+            **{
+                **{limit: getattr(entry, limit) for limit in _LIMITS},
+                "isolation": isolation_of(entry),
+            },
             name=name,
+            engine=entry.engine,
             command=self._command(entry),
             contract=entry.contract,
             arguments=entry.arguments if entry.contract is Contract.HEADLESS else (),
@@ -60,7 +66,7 @@ class Reader:
             own_limits=tuple(
                 controller
                 for key, controller in _CONTROLLERS.items()
-                if self.tables[name].get(key)
+                if entry.engine == LOCAL and self.tables[name].get(key)
             ),
             network=entry.network,
             home=entry.home,
@@ -204,7 +210,7 @@ def two_tokens(content: File) -> Iterator[tuple[str, str]]:
 def unfit_isolations(content: File) -> Iterator[tuple[str, str]]:
     """Yield key and expectation for every workflow with keys that its isolation doesn't allow."""
     for name, entry in content.workflows.items():
-        isolation = entry.isolation
+        isolation = isolation_of(entry)
         is_container = isolation is Isolation.CONTAINER
         if is_container and not entry.image:
             expected = 'must name an image, because isolation is "container"'

@@ -33,6 +33,7 @@ class Ending(Enum):
     MAX_DURATION = "`max_duration_s` reached"
     INACTIVITY = "silent for `inactivity_s`"
     OUTPUT = "more output than `output_max_mib`, where no room can be given back"
+    QUEUED = "`queue_timeout_s` of its engine reached"
     LOST = "process gone without an exit code"
     SIGNAL = "signal"
     EXIT_0 = "exit 0"
@@ -112,6 +113,7 @@ _BOTH: Final[Mapping[Ending, Ruling]] = {
     Ending.MAX_DURATION: _retried(FailureCause.MAX_DURATION),
     Ending.INACTIVITY: _retried(FailureCause.INACTIVITY_TIMEOUT),
     Ending.OUTPUT: _failed(FailureCause.SIGNAL),
+    Ending.QUEUED: _failed(FailureCause.QUEUE_TIMEOUT),
     Ending.LOST: _retried(FailureCause.LOST),
     Ending.SIGNAL: _retried(FailureCause.SIGNAL),
     Ending.OTHER_EXIT: _failed(FailureCause.EXIT_CODE),

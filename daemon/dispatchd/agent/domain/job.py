@@ -31,6 +31,27 @@ class ProcessIdentity:
 
 
 @frozen(kw_only=True)
+class BatchJob:
+    """Identity of one job of a batch system: its name, which only one job of this machine ever has, says it all.
+
+    A controller may give an id to another job after it has forgotten one, so `job_id` alone is none. `engine` is the
+    name of its engine in the configuration of that time. `submitted_at` is the time at which it was submitted, held.
+    `limit_s` is the batch system's time limit of it (seconds).
+    """
+
+    engine: str
+    cluster: str
+    name: str
+    job_id: int
+    submitted_at: datetime
+    limit_s: float
+
+
+Identity = ProcessIdentity | BatchJob
+"""Identity of an attempt's execution. The list is closed: a record of another kind is a newer release's."""
+
+
+@frozen(kw_only=True)
 class Terms:
     """Settings of a workflow that count when an attempt has ended. The defaults repeat and report nothing.
 
@@ -54,7 +75,8 @@ class Attempt:
     A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
     `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
     `summary` is the sentence about its end, without secrets. Attempts of earlier releases have no `terms` and no
-    `summary`.
+    `summary`. At most one of `process` and `batch_job` is set: the attempt's identity. `deadline_at` is that of a
+    process; a batch job has its time from its beginning.
     """
 
     number: int
@@ -71,6 +93,20 @@ class Attempt:
     ended_at: datetime | None = None
     cause: FailureCause | None = None
     summary: str = ""
+    batch_job: BatchJob | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """Identity of its execution; None before that is recorded."""
+        return self.process or self.batch_job
+
+    def identified(self, identity: Identity) -> "Attempt":
+        """Return the attempt with its identity."""
+        match identity:
+            case ProcessIdentity():
+                return evolve(self, process=identity)
+            case BatchJob():
+                return evolve(self, batch_job=identity)
 
 
 @frozen(kw_only=True)
@@ -300,7 +336,7 @@ class TrackedJob:
         is_starting = (
             self.phase is Phase.RUNNING
             and attempt is not None
-            and attempt.process is None
+            and attempt.identity is None
             and attempt.stop is None
         )
         if attempt is None or not is_starting or event not in _CLAIM_LOST:

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from attrs import Factory, field, frozen
 
 from dispatchd.agent.domain.isolation import Isolation, Network, PullPolicy
 from dispatchd.agent.domain.run.secret import SecretSource
 from dispatchd.protocol.outcome import Resources
+
+LOCAL: Final = "local"
+"""Name of the engine that every machine has: its own processes."""
 
 
 @frozen(kw_only=True)
@@ -40,6 +44,9 @@ class Launch:
     the paths that any workflow may write, so that links in them aren't trusted. `temporary` is its
     own folder for temporary files, a part of `files`; `home` is a home folder that it shares with other runs. A
     container is made from `image`, fetched as `pull` says.
+
+    `engine` is the engine that starts it, by its name in the configuration; `limit_s` is the attempt's time limit
+    (seconds; 0 for none).
     """
 
     run_id: str
@@ -64,5 +71,7 @@ class Launch:
     write_paths: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
     writable_paths: tuple[str, ...] = ()
+    engine: str = LOCAL
+    limit_s: float = 0.0
     checkout: Checkout | None = None
     token: SecretSource | None = None

@@ -31,6 +31,7 @@ _STOPS: Final = {
     FailureCause.MAX_DURATION: Ending.MAX_DURATION,
     FailureCause.INACTIVITY_TIMEOUT: Ending.INACTIVITY,
     FailureCause.SIGNAL: Ending.OUTPUT,
+    FailureCause.QUEUE_TIMEOUT: Ending.QUEUED,
 }
 
 _SAID: Final = {
@@ -90,7 +91,7 @@ def judge(evidence: Evidence, stop: FailureCause | None) -> Judgement:
         end = evolve(evidence.end, survivors=())
         otherwise = judge(evolve(evidence, end=end), stop)
         return _unkillable(evidence.contract, survivors, otherwise.summary)
-    ending = _ending(evidence, stop)
+    ending = _ending(evidence, stop or evidence.end.cause)
     ruling = TABLE[evidence.contract][ending]
     if evidence.missing and ruling.outcome in _SUCCESSES:
         ending = Ending.MISSING_FAIL if evidence.missing_fails else Ending.MISSING_PARK
@@ -210,6 +211,9 @@ _SENTENCES: Final[Mapping[Ending, Callable[[Evidence, str], str]]] = MappingProx
         Ending.LOST: lambda _, after: (
             f"The process was lost: {after} it is gone and left no exit code."
         ),
+        Ending.QUEUED: lambda _, after: (
+            f"Waited too long in the queue of its engine (queue_timeout_s): {after} it was taken back."
+        ),
         Ending.SIGNAL: lambda evidence, after: (
             f"Ended by {signal_name(evidence.end.code or 0)} {after}."
         ),
@@ -226,7 +230,7 @@ _SENTENCES: Final[Mapping[Ending, Callable[[Evidence, str], str]]] = MappingProx
 def _notes(evidence: Evidence, ending: Ending) -> list[str]:
     """Return the sentences about everything else that an operator wants to know."""
     end, story = evidence.end, evidence.story
-    notes = []
+    notes = [end.note] if end.note else []
     if ending in (Ending.EXIT_1, Ending.EXIT_2) and isinstance(
         evidence.result, RunResult
     ):

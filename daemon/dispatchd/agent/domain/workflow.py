@@ -11,6 +11,7 @@ from attrs import Factory, frozen
 from dispatchd.agent.domain.exit_table import DEFAULT_RETRIES, Contract
 from dispatchd.agent.domain.isolation import Home, Network, PullPolicy
 from dispatchd.agent.domain.job import Attempt, Terms
+from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.limits import RunLimits
 from dispatchd.agent.domain.run.github_server import PUBLIC
 from dispatchd.agent.domain.run.secret import SecretSource
@@ -65,7 +66,7 @@ class Workflow(RunLimits):
 
     `github_servers` are the GitHub servers that it allows, its own first; empty where its own has no HTTPS.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace. A success
-    that lacks one is parked, or is a failure if `missing_fails`.
+    that lacks one is parked, or is a failure if `missing_fails`. `engine` is the name of the one that runs it.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Workflow(RunLimits):
     report_artifacts: bool = True
     """False if no artifact leaves the machine."""
     report_log: ReportLog = ReportLog.FULL
+    engine: str = LOCAL
 
     def runs_for(self, job: Job) -> bool:
         """Return whether it runs jobs of this job's repository."""

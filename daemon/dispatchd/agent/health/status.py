@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from attrs import define, field, frozen
 
 from dispatchd import __version__
+from dispatchd.agent.domain.job import Identity
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.loops.intake import IntakeLoop
@@ -32,6 +33,8 @@ class MachineStatus:
     """Returns the difference of its clock (seconds)."""
     warnings: Callable[[], list[str]]
     """Returns other problems, in sentences."""
+    describe: Callable[[Identity], str] = field(default=lambda _: "")
+    """Returns where an attempt is and what it waits for, in words."""
 
 
 @define(kw_only=True)
@@ -76,11 +79,12 @@ class Status:
                 for phase in Phase
                 if phase is not Phase.HISTORY
             },
-            "slots": {"total": self.context.config.limits.slots, "used": self._used()},
+            "slots": {"total": self.context.config.slots, "used": self._used()},
             "outbox": self._outbox(),
             "containment": self.machine.containment,
             "isolation": self.machine.isolation,
             "disk": self._disk(),
+            **self._engines(),
         }
 
     def note_reload(self) -> None:
@@ -160,6 +164,22 @@ class Status:
         if age_s is None:
             return None
         return self.context.clock.now() - timedelta(seconds=age_s)
+
+    def _engines(self) -> dict[str, Json]:
+        """Return the engines beside this machine's own processes, with the jobs on them; nothing where there are none."""
+        jobs: dict[str, dict[str, Json]] = {}
+        for record in self.tracker.in_phase(Phase.RUNNING):
+            batch_job = record.attempt.batch_job if record.attempt else None
+            if batch_job is not None:
+                where = self.machine.describe(batch_job)
+                jobs.setdefault(batch_job.engine, {})[record.job.id] = where
+        names = dict.fromkeys([*self.context.config.engines, *jobs])
+        slots_of = self.context.config.slots_of
+        engines: dict[str, Json] = {
+            name: {"slots": slots_of(name), "jobs": jobs.get(name, {})}
+            for name in names
+        }
+        return {"engines": engines} if engines else {}
 
     def _outbox(self) -> Json:
         outbox = self.health.outbox

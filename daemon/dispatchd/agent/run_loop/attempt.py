@@ -12,8 +12,7 @@ record, and silence is measured from the last output of the run.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime, timedelta
-from math import inf
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -22,7 +21,7 @@ from anyio import to_thread
 from attrs import define, evolve, field
 
 from dispatchd.agent.domain.exit_table import Ending
-from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.job import Attempt, Identity, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.trace import traceparent
 from dispatchd.agent.domain.workflow import Workflow
@@ -30,7 +29,7 @@ from dispatchd.agent.run_loop.conclude import Concluder
 from dispatchd.agent.run_loop.prepare import Prepared, prepare
 from dispatchd.agent.run_loop.survivors import Survivors
 from dispatchd.agent.run_loop.token import given_secrets
-from dispatchd.agent.store.evidence import last_activity_ns
+from dispatchd.agent.run_loop.watchdogs import Watchdogs
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Engine, Source
@@ -44,7 +43,7 @@ from dispatchd.errors import (
     WorkspaceFailed,
 )
 from dispatchd.linux.file_holes import allocated, cut_middle
-from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted
+from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted, Unreachable
 
 _RECORD_S: Final = 10.0
 """Longest wait for the record of an order to stop (seconds): the disk may hang."""
@@ -76,9 +75,14 @@ class AttemptRunner:
     source: Source | None = None
     """Source of tokens for attempts; None for a replay, of which no endpoint knows."""
     guard: Guard = unguarded
+    watchdogs: Watchdogs = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    @watchdogs.default
+    def _new_watchdogs(self) -> Watchdogs:
+        return Watchdogs(self.tracking, self.engine)
 
     async def start(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow
@@ -138,7 +142,7 @@ class AttemptRunner:
         job_id = record.job.id
         failed: RunError | NotConfirmed | None = None
 
-        async def record_process(process: ProcessIdentity) -> None:
+        async def record_process(process: Identity) -> None:
             newest = await self.tracking.tracker.decide(
                 job_id,
                 lambda before: Decision(
@@ -146,6 +150,9 @@ class AttemptRunner:
                 ),
             )
             await self.tracking.fence.confirm(self.source, newest)
+            folder = self.tracking.runs.folder(record.run_id).attempt(attempt.number)
+            left_s = self.tracking.fence.left_s(newest)
+            await self.engine.permit(process, folder, left_s)
 
         async with anyio.create_task_group() as tasks:
 
@@ -184,13 +191,14 @@ class AttemptRunner:
         end: Exit | NeverStarted = NeverStarted()
         readable = True
         try:
-            if attempt.process is not None:
+            identity = attempt.identity
+            if identity is not None:
                 # Before the wait: afterwards the secrets that must not get into a report may no longer be known.
-                readable = await self.engine.recall(attempt.process, folder)
+                readable = await self.engine.recall(identity, folder)
                 if readable:
                     redactor = self.concluder.known.redactor
                     self.tracking.logs.begin(record, attempt, redactor)
-                end = await self._watch(record, attempt, attempt.process)
+                end = await self._watch(record, attempt, identity)
             await self.concluder.conclude(
                 record.job.id, end, workflow, secrets_known=readable
             )
@@ -198,7 +206,7 @@ class AttemptRunner:
             self.engine.forget(folder)
 
     async def _watch(
-        self, record: TrackedJob, attempt: Attempt, process: ProcessIdentity
+        self, record: TrackedJob, attempt: Attempt, process: Identity
     ) -> Exit | NeverStarted:
         folder = self.tracking.runs.folder(record.run_id).attempt(attempt.number)
         stopping = escalated = False
@@ -208,7 +216,7 @@ class AttemptRunner:
 
         async def stop_when_wanted() -> None:
             nonlocal stopping, escalated
-            cause = await self._until_unwanted(record, attempt, process)
+            cause = await self.watchdogs.until_unwanted(record, attempt, process)
             stopping = True
             if cause is not None:
                 tasks.start_soon(self._order_stop, record, cause)
@@ -232,7 +240,7 @@ class AttemptRunner:
                 self._limit_output, record, attempt, limiting, name="output limit"
             )
             with observing:
-                end = await self.engine.observe(process, folder)
+                end = await self._observe(record, process, folder)
             ended.set()
             limiting.cancel()
             # A stop that is under way now ends by itself, and knows whether force was needed.
@@ -261,24 +269,20 @@ class AttemptRunner:
         passed_s = (self.tracking.context.clock.now() - now.stop_at).total_seconds()
         return min(max(0.0, now.kill_grace_s - passed_s), now.kill_grace_s)
 
-    async def _until_unwanted(
-        self, record: TrackedJob, attempt: Attempt, process: ProcessIdentity
-    ) -> FailureCause | None:
-        """Wait until the run has to end. Return None if somebody ordered it, else the reason of a watchdog.
-
-        Watchdogs are for what still runs: an end that nobody has seen, because the daemon was away or suspended, counts.
-        """
-        stop_requested = self.tracking.tracker.stop_event(record.job.id)
-        while True:
-            due_at, cause = self._deadline(record, attempt)
-            left_s = (due_at - self.tracking.context.clock.now()).total_seconds()
-            if left_s <= 0 and not self.engine.has_ended(process):
-                return None if stop_requested.is_set() else cause
-            if left_s <= 0:
-                left_s = inf
-            with anyio.move_on_after(left_s):
-                await stop_requested.wait()
-                return None
+    async def _observe(
+        self, record: TrackedJob, process: Identity, folder: Path
+    ) -> Exit | NeverStarted:
+        """Wait for the end of an attempt; a controller that doesn't answer says nothing about it."""
+        is_silent = False
+        while isinstance(
+            end := await self.engine.observe(process, folder), Unreachable
+        ):
+            if not is_silent:
+                self._log.warning(
+                    "engine_unreachable", reason=end.reason, **job_context(record)
+                )
+            is_silent = True
+        return end
 
     async def _limit_output(
         self, record: TrackedJob, attempt: Attempt, limiting: anyio.CancelScope
@@ -315,23 +319,6 @@ class AttemptRunner:
         with anyio.move_on_after(_RECORD_S):
             await self.tracking.tracker.stop_event(record.job.id).wait()
 
-    def _deadline(
-        self, record: TrackedJob, attempt: Attempt
-    ) -> tuple[datetime, FailureCause]:
-        """Return the time and the cause of the next watchdog, for a run that stays silent until then."""
-        limit = (attempt.deadline_at, FailureCause.MAX_DURATION)
-        if not attempt.inactivity_s:
-            return limit
-        run = self.tracking.runs.folder(record.run_id)
-        written_ns = last_activity_ns(
-            [run.output_file(attempt.number), run.events_file(attempt.number)]
-        )
-        active_at = max(
-            attempt.started_at, self.tracking.context.clock.of_file(written_ns)
-        )
-        silent_at = active_at + timedelta(seconds=attempt.inactivity_s)
-        return min(limit, (silent_at, FailureCause.INACTIVITY_TIMEOUT))
-
     def _log_left_out(self, record: TrackedJob, prepared: Prepared) -> None:
         for parameter in prepared.left_out:
             self._log.info(
@@ -359,8 +346,8 @@ def _ending(error: RunError) -> Ending:
             return Ending.SPAWN
 
 
-def _with_process(record: TrackedJob, process: ProcessIdentity) -> TrackedJob:
+def _with_process(record: TrackedJob, process: Identity) -> TrackedJob:
     if record.attempt is None:
         return record
-    started = record.with_attempt(evolve(record.attempt, process=process))
+    started = record.with_attempt(record.attempt.identified(process))
     return evolve(started, start_failures=0)

@@ -5,6 +5,7 @@ forked, and the process identity before its gate opens. So each attempt starts a
 crash the same code finds the same owed actions.
 """
 
+from collections import Counter
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -22,6 +23,7 @@ from dispatchd.agent.domain.delivery import (
     unknown_workflow,
 )
 from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.runnable_workflows import Machine
 from dispatchd.agent.domain.workflow import Workflow
@@ -72,6 +74,8 @@ class RunLoop:
         factory=structlog.get_logger, init=False
     )
 
+    _used: Counter[str] = field(factory=Counter, init=False)
+    """Slots in use, by engine."""
     _parked: set[str] = field(factory=set, init=False)
 
     @_work.default
@@ -96,6 +100,7 @@ class RunLoop:
             await bell.wait()
 
     def _take_up(self, tasks: TaskGroup) -> None:
+        self._count_slots()
         if not self.tracker.in_phase(*Phase):
             self.context.clock.settle()
         # Jobs with a process come first: after a restart they hold their slots again.
@@ -105,7 +110,7 @@ class RunLoop:
             for record in self.tracker.in_phase(*_STARTABLE):
                 if record.job.is_cancel or self._is_overdue(record):
                     self._spawn(tasks, record)
-                elif self._free_slots() > 0 and self._is_due(record):
+                elif self._has_slot(record) and self._is_due(record):
                     if self.fence.allows(record):
                         self._spawn(tasks, record)
                     else:
@@ -118,6 +123,8 @@ class RunLoop:
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
         job_id = record.job.id
+        if job_id not in self._work:
+            self._used[self._engine_of(record)] += 1
         self._work.start(
             tasks,
             job_id,
@@ -127,10 +134,29 @@ class RunLoop:
 
     @property
     def _slots(self) -> int:
-        return self.context.config.limits.slots
+        return self.context.config.slots
 
-    def _free_slots(self) -> int:
-        return self._slots - len(self._work)
+    def _count_slots(self) -> None:
+        """Count the slots in use on each engine. A job that has just ended still has its own."""
+        working = [self.tracker.get(job_id) for job_id in self._work]
+        self._used = Counter(
+            LOCAL if record is None else self._engine_of(record) for record in working
+        )
+
+    def _engine_of(self, record: TrackedJob) -> str:
+        """Return the engine of a job's attempt, whatever is configured now; before it has one, that of its workflow."""
+        attempt = record.attempt
+        if record.phase is Phase.RUNNING and attempt is not None:
+            if attempt.batch_job is not None:
+                return attempt.batch_job.engine
+            if attempt.process is not None:
+                return LOCAL
+        workflow = self.context.config.workflows.get(record.job.workflow)
+        return LOCAL if workflow is None else workflow.engine
+
+    def _has_slot(self, record: TrackedJob) -> bool:
+        engine = self._engine_of(record)
+        return self.context.config.slots_of(engine) > self._used[engine]
 
     def _is_due(self, record: TrackedJob) -> bool:
         if record.retry_at is None:
@@ -158,9 +184,10 @@ class RunLoop:
             if record.job.id not in self._work
         ]
         times = [self._queue_deadline(record) for record in waiting]
-        if self._free_slots() > 0:
-            times += [record.retry_at for record in waiting]
-            times += [self.fence.asks_at(record) for record in waiting]
+        self._count_slots()
+        startable = [record for record in waiting if self._has_slot(record)]
+        times += [record.retry_at for record in startable]
+        times += [self.fence.asks_at(record) for record in startable]
         due = min((time for time in times if time is not None), default=None)
         if due is None:
             return None

@@ -95,14 +95,12 @@ def _prepared(
     if checkout is not None:
         runs.mark_private(record.run_id)
     if files:
-        server = chosen(workflow.github_servers, payload)
-        clone_url = checkout.url if checkout else _clone_url(record.job, server)
         document = brief(
             record.job,
             payload,
             attempt,
             workspace=str(run.workspace),
-            clone_url=clone_url,
+            clone_url=_clone_url(record.job, workflow, payload, checkout),
             scrub=known.scrub,
         )
         runs.write_brief(run, number, json.dumps(document, indent=1))
@@ -127,8 +125,10 @@ def _prepared(
         home=home,
         temporary=run.temporary(number),
         inputs=(run.event_file, run.headers_file),
+        engine=workflow.engine,
+        limit_s=workflow.max_duration_s,
         checkout=checkout,
-        token=workflow.checkout.token if workflow.checkout is not None else None,
+        token=None if workflow.checkout is None else workflow.checkout.token,
         workspace=run.workspace,
         folder=folder,
         output_file=run.output_file(number),
@@ -204,8 +204,13 @@ def _command(workflow: Workflow, files: Mapping[str, str]) -> tuple[str, ...]:
     return (*workflow.command, *map(filled, workflow.arguments))
 
 
-def _clone_url(job: Job, server: str) -> str:
+def _clone_url(
+    job: Job, workflow: Workflow, payload: Json, checkout: Checkout | None
+) -> str:
     """Return the address from which a job's repository can be cloned. A stranger's payload doesn't decide it."""
+    if checkout is not None:
+        return checkout.url
+    server = chosen(workflow.github_servers, payload)
     return f"{server}/{job.repository}.git" if server and job.owner_and_name else ""
 
 

@@ -12,7 +12,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
-from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.job import Identity, TrackedJob
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.concurrency.bug_fence import BugFence
@@ -27,7 +27,7 @@ _SWEEP_S: Final = 60.0
 
 @frozen
 class _Attempt:
-    process: ProcessIdentity
+    process: Identity
     folder: Path
 
 
@@ -45,7 +45,7 @@ class Survivors:
     )
 
     async def clear(
-        self, record: TrackedJob, process: ProcessIdentity, folder: Path
+        self, record: TrackedJob, process: Identity, folder: Path
     ) -> Cleared:
         """End what a command has left, and remember what can't be ended."""
         cleared = await self._engine.clear(process, folder)
@@ -65,7 +65,7 @@ class Survivors:
     def add(
         self,
         run_id: str,
-        process: ProcessIdentity,
+        process: Identity,
         folder: Path,
         survivors: tuple[Survivor, ...],
     ) -> None:

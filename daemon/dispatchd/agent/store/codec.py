@@ -13,7 +13,7 @@ from dispatchd.errors import RecordTooNew, RecordUnreadable
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Json
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 """Version that this release writes. It reads this version and every older one."""
 
 Record = dict[str, Json]
@@ -46,6 +46,11 @@ def _without_terms(record: Record) -> Record:
     return record
 
 
+def _without_batch_jobs(record: Record) -> Record:
+    """Change nothing: version 6 had no `batch_job` of an attempt."""
+    return record
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
     {
         1: _with_a_reason,
@@ -53,6 +58,7 @@ MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
         3: _without_releases,
         4: _without_start_failures,
         5: _without_terms,
+        6: _without_batch_jobs,
     }
 )
 """Migrations from each older version to the next one. A function in here is never edited once released."""

@@ -5,6 +5,7 @@ or the job handed to another one, for any time.
 """
 
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 import structlog
@@ -138,6 +139,15 @@ class Fence:
         if allowed:
             self._asks.pop(record.job.id, None)
         return allowed
+
+    def left_s(self, record: TrackedJob) -> float:
+        """Return for how long a process of a job may still begin (seconds): inf without a lease, 0 if it may not now."""
+        if not self.allows(record):
+            return 0.0
+        last, lease_s = self._answers.get(record.job.id), record.job.lease_s
+        if last is None or lease_s is None:
+            return inf
+        return max(0.0, lease_s - (self._clock.now() - last.asked_at).total_seconds())
 
     def has_lost(self, record: TrackedJob) -> bool:
         """Return whether the endpoint has said that this machine doesn't hold a job under its newest claim."""

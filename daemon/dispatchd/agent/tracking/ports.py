@@ -10,10 +10,10 @@ from typing import Protocol
 
 from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.job import Identity, TrackedJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.events import Progress
-from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Usage
+from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Unreachable, Usage
 from dispatchd.protocol.report import LogChunk, Report
 from dispatchd.protocol.uploads.artifacts import ArtifactChunk, ArtifactList
 
@@ -155,7 +155,7 @@ class Engine(Protocol):
         ...
 
     async def start(
-        self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
+        self, launch: Launch, record: Callable[[Identity], Awaitable[None]]
     ) -> None:
         """Start an attempt.
 
@@ -172,7 +172,7 @@ class Engine(Protocol):
         """Return the reason why an isolation doesn't protect the rest of this machine, in words; empty if it does."""
         ...
 
-    async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
+    async def recall(self, process: Identity, folder: Path) -> bool:
         """Load the secrets of an attempt that another daemon started. Return False if they are lost."""
         ...
 
@@ -180,20 +180,54 @@ class Engine(Protocol):
         """Forget the secrets of an attempt that has been concluded. May be repeated."""
         ...
 
-    async def observe(
-        self, process: ProcessIdentity, folder: Path
-    ) -> Exit | NeverStarted:
-        """Wait for the end of an attempt, whichever daemon started it. Return at once if it has ended."""
+    def queue_timeout_s(self, process: Identity) -> float:
+        """Return the longest time from an attempt's start to its command's beginning (seconds); 0 for no limit."""
         ...
 
-    def has_ended(self, process: ProcessIdentity) -> bool:
+    async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
+        """Let an attempt that has not begun begin within a time (seconds; inf for any), and not later.
+
+        A new call replaces the one before. Nothing for an engine whose attempts begin with their start.
+
+        Raises:
+            RunError: It can't be stored; the permission before it expires.
+        """
+        ...
+
+    async def withdraw(self, process: Identity, folder: Path) -> None:
+        """Take an attempt back if it has not begun. Whoever observes it learns whether it had."""
+        ...
+
+    async def until_begun(self, process: Identity, folder: Path) -> int | None:
+        """Wait until an attempt's command has begun, or the attempt has ended.
+
+        Returns the stamp of its beginning (nanoseconds since the epoch), or None where it begins with its start. The
+        limits of an attempt count from there. Until then only `queue_timeout_s` counts.
+        """
+        ...
+
+    async def observe(
+        self, process: Identity, folder: Path
+    ) -> Exit | NeverStarted | Unreachable:
+        """Wait for the end of an attempt, whichever daemon started it. Return at once if it has ended.
+
+        `Unreachable` says that the engine has asked once more, and got no answer. It is no end: whoever asked asks again.
+        """
+        ...
+
+    def describe(self, process: Identity) -> str:
+        """Return where an attempt is and what it waits for, in words; empty for a process of this machine."""
+        ...
+
+    def has_ended(self, process: Identity) -> bool:
         """Return whether an attempt has ended, so that `observe` returns soon."""
         ...
 
-    async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
+    async def stop(self, process: Identity, grace_s: float) -> bool:
         """End a running attempt, gracefully for `grace_s` seconds. Return True if force was needed.
 
-        It returns in bounded time, even if the attempt can't be ended; then its end is never observed.
+        It returns in bounded time, even if the attempt can't be ended; then its end is never observed. An engine
+        that ends its attempts itself, such as a batch system, returns when their end is known.
         """
         ...
 
@@ -201,7 +235,7 @@ class Engine(Protocol):
         """Return the resources that an ended attempt used, before it is cleared; None if they are unknown."""
         ...
 
-    async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
+    async def clear(self, process: Identity, folder: Path) -> Cleared:
         """End everything that an attempt left behind, wherever it is. May be repeated.
 
         The attempt has ended, or was given up. It returns in bounded time, even if something can't be ended.

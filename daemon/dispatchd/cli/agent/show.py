@@ -2,11 +2,13 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from dispatchd.agent.config.load import Places
 from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.run.github_server import chosen
 from dispatchd.agent.store.codec import to_public
 from dispatchd.cli.agent.records import find_job
@@ -28,7 +30,7 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import ContractViolation, UserError
+from dispatchd.errors import ContractViolation, NotReachable, UsageError, UserError
 from dispatchd.protocol.github_event import link_of
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_text import loads
@@ -36,6 +38,9 @@ from dispatchd.protocol.times import ago, duration, rough, utc
 
 if TYPE_CHECKING:
     from dispatchd.agent.store.runs import RunFolder
+
+_TIMEOUT_S: Final = 5.0
+"""Time limit of the daemon's answer (seconds)."""
 
 
 @click.command()
@@ -54,7 +59,8 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
         more = {"run_folder": str(folder.path), "link": link}
         print_json({**to_public(record), **more})
         return
-    print_pairs(_facts(record, folder, link))
+    where = _where(places, record)
+    print_pairs({**_facts(record, folder, link), **({"where": where} if where else {})})
     _print_story(record, folder)
     _print_report(record, folder)
     if record.attempts:
@@ -65,6 +71,29 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     echo(f"  {utc(record.received_at)}  received")
     for step in record.steps:
         echo(f"  {utc(step.at)}  {step.event} -> {step.phase}")
+
+
+def _where(places: Places, record: TrackedJob) -> str:
+    """Return where a running job's attempt is and what it waits for, as its daemon knows; empty for a local process."""
+    attempt = record.attempt
+    batch_job = None if attempt is None else attempt.batch_job
+    if batch_job is None or record.phase is not Phase.RUNNING:
+        return ""
+    from dispatchd.agent.control.client import ask
+
+    try:
+        document: Any = ask(
+            places.control_folder,
+            "GET",
+            "/v1/status",
+            cannot="get the daemon's status",
+            timeout_s=_TIMEOUT_S,
+            state=places.state_folder,
+        )
+    except (NotReachable, UsageError):
+        return f"Slurm job {batch_job.job_id}; no daemon is running that follows it"
+    jobs = document.get("engines", {}).get(batch_job.engine, {}).get("jobs", {})
+    return str(jobs.get(record.job.id, ""))
 
 
 def _print_story(record: TrackedJob, folder: "RunFolder") -> None:
@@ -164,6 +193,8 @@ def _facts(record: TrackedJob, folder: "RunFolder", link: str) -> dict[str, str]
 
 def _attempt(attempt: Attempt) -> str:
     pid = f", pid {attempt.process.pid}" if attempt.process else ""
+    if attempt.batch_job is not None:
+        pid = f", Slurm job {attempt.batch_job.job_id} on {attempt.batch_job.engine}"
     if attempt.ended_at is None:
         stop = f", being ended: {attempt.stop}" if attempt.stop else ""
         return f"{attempt.number}. started {ago(age_s(attempt.started_at))}{pid}{stop}"

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ from dispatchd.cli.terminal import echo
 from dispatchd.errors import FolderUnusable, NotReachable
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.times import ago, duration, utc
+
+_JOBS_SHOWN = 5
+"""Most jobs of an engine that the screen shows (count)."""
 
 _TIMEOUT_S: Final = 5.0
 """Longest time of a healthy daemon to send its status (seconds)."""
@@ -152,6 +156,8 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "endpoint", f"{endpoint['url']}: {endpoint['state']}; last pull {pulled}"
     yield "slots", f"{slots['used']} of {slots['total']} in use"
     yield "jobs", _counted(document["jobs"])
+    for name, engine in document.get("engines", {}).items():
+        yield f"engine {name}", _engine(engine)
     yield (
         "unreported",
         f"{outbox['depth']}; {outbox['oldest_job']} for {duration(outbox['oldest_age_s'])}"
@@ -188,6 +194,15 @@ def _more(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     for name, doing in document["loops"].items():
         yield f"{name} loop", doing
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    """Return an engine's slots, and where its first jobs are."""
+    jobs = engine["jobs"]
+    shown = [f"{job}: {where}" for job, where in islice(jobs.items(), _JOBS_SHOWN)]
+    more = len(jobs) - len(shown)
+    others = [f"and {more} more"] if more else []
+    return "; ".join([f"{len(jobs)} of {engine['slots']} slots", *shown, *others])
 
 
 def _clock(skew_s: float | None) -> str:

@@ -137,10 +137,7 @@ class LocalEngine:
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
     ) -> None:
         """Start an attempt: `record` is awaited with its identity before the command may run."""
-        env, values = await environment_of(launch, self._secrets)
-        self._known.know(str(launch.folder), values)
-        if launch.checkout is not None:
-            await self._fill(launch, launch.checkout)
+        env = await self.supply(launch)
         if launch.isolation is Isolation.CONTAINER:
             await self._podman.fetch(launch.image, launch.pull)
         gated = await to_thread.run_sync(self._spawn, launch, env)
@@ -155,6 +152,27 @@ class LocalEngine:
                 # Its job may be lost, and then nothing follows the attempt.
                 with anyio.CancelScope(shield=True):
                     await self._see_off(gated.identity)
+
+    async def supply(self, launch: Launch) -> dict[str, str]:
+        """Read an attempt's secrets, fill its workspace, and return its whole environment, for any engine.
+
+        Raises:
+            RunError: A secret isn't available, or the repository can't be checked out.
+        """
+        env, values = await environment_of(launch, self._secrets)
+        self._known.know(str(launch.folder), values)
+        if launch.checkout is not None:
+            await self._fill(launch, launch.checkout)
+        return env
+
+    def knows(self, folder: Path) -> bool:
+        """Return whether the secrets of an attempt are known."""
+        return self._known.knows(str(folder))
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The daemon's own environment."""
+        return self._secrets.environment
 
     async def _see_off(self, process: ProcessIdentity) -> None:
         """Wait for the end of a shim whose gate stays closed."""

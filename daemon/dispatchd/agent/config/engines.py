@@ -1,0 +1,88 @@
+"""Checks of engines and of the workflows that run on them, beside those of the schema."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from dispatchd.agent.config.keys import EngineEntry, File, WorkflowEntry
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.launch import LOCAL
+from dispatchd.protocol.job import Json
+
+OWN_KEYS: Final = ("partition", "account", "qos", "time", "gres", "constraint")
+"""Keys of an engine that are options of sbatch(1) of the same name."""
+
+OURS: Final = (
+    *("array", "batch", "begin", "chdir", "clusters", "comment", "error", "export"),
+    *("export-file", "get-user-env", "gid", "help", "hold", "input", "job-name"),
+    *("no-requeue", "open-mode", "output", "parsable", "quiet", "requeue", "signal"),
+    *("test-only", "uid", "usage", "verbose", "version", "wait", "wrap"),
+    *OWN_KEYS,
+)
+"""Options of sbatch(1) that the daemon sets, has a key for, or relies on not being set."""
+
+_OPTION: Final = re.compile(r"--([a-z][a-z0-9-]*)(=[^\x00-\x1f\x7f]*)?")
+
+_LOCAL_ALONE: Final = (
+    *("image", "pull", "home", "network", "read_paths", "write_paths"),
+    *("pids_max", "cpu_weight"),
+)
+"""Keys of a workflow that mean something to this machine's own processes alone."""
+
+
+def unfit_options(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every option of an engine that the daemon can't pass on."""
+    for name, entry in content.engines.items():
+        for index, option in enumerate(entry.options):
+            if problem := _problem(option):
+                yield f"engines.{name}.options[{index}]", problem
+
+
+def _problem(option: str) -> str:
+    found = _OPTION.fullmatch(option)
+    if found is None:
+        return "must be a long option of sbatch, as --NAME or --NAME=VALUE"
+    # getopt_long(3) takes any unambiguous beginning of a name.
+    taken = next((name for name in OURS if name.startswith(found[1])), None)
+    if taken is None:
+        return ""
+    if taken in OWN_KEYS:
+        return f"must not be --{taken}, which has a key of its own: {taken}"
+    return f"must not be --{taken}, which the daemon decides"
+
+
+def unfit_engines(
+    content: File, tables: Mapping[str, Mapping[str, Json]]
+) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every workflow whose engine is unknown, or doesn't know its other keys."""
+    known = ", ".join([LOCAL, *content.engines])
+    for name, entry in content.workflows.items():
+        if entry.engine == LOCAL:
+            continue
+        if entry.engine not in content.engines:
+            yield (
+                f"workflows.{name}.engine",
+                f"must name an engine of the table [engines]; known are: {known}",
+            )
+        for key in _LOCAL_ALONE:
+            if key in tables[name]:
+                yield (
+                    f"workflows.{name}.{key}",
+                    f'must not stand beside engine = "{entry.engine}", which doesn\'t know it',
+                )
+        if tables[name].get("isolation", "none") != "none":
+            yield (
+                f"workflows.{name}.isolation",
+                f'must be "none", or left out, with engine = "{entry.engine}": nothing isolates its runs',
+            )
+
+
+def isolation_of(entry: WorkflowEntry) -> Isolation:
+    """Return the isolation of a workflow's runs: none but this machine's own are isolated."""
+    return entry.isolation if entry.engine == LOCAL else Isolation.NONE
+
+
+def slots_of(engines: Mapping[str, EngineEntry], name: str) -> int:
+    """Return the slots of an engine beside the local one (count); 0 for one that isn't configured."""
+    entry = engines.get(name)
+    return 0 if entry is None else entry.slots

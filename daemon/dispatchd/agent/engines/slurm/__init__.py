@@ -1,0 +1,1 @@
+"""The Slurm engine: attempts as batch jobs of a cluster, submitted held, recorded, then released."""

@@ -1,0 +1,320 @@
+"""The Slurm engine: attempts as batch jobs, each prepared under a name of ours, recorded, then let go.
+
+Comes from `chosen.py`; a start continues in `submit.py`. What the controller says of a job decides; what it doesn't
+know is decided by the claim (`claims.py`); while it is silent nothing is decided.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+import anyio
+import structlog
+from anyio import to_thread
+from attrs import define, field
+
+from dispatchd.agent.config.keys import EngineEntry
+from dispatchd.agent.domain.job import BatchJob
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.engines.slurm.claims import Claim, Files, remove
+from dispatchd.agent.engines.slurm.listing import Listing
+from dispatchd.agent.engines.slurm.site import Site
+from dispatchd.agent.engines.slurm.states import WAITING, Row, ended
+from dispatchd.agent.engines.slurm.submit import Submitter
+from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
+from dispatchd.linux.clock import TimeSource
+from dispatchd.protocol.outcome import (
+    Cleared,
+    Exit,
+    FailureCause,
+    NeverStarted,
+    Unreachable,
+)
+
+_STOP_AGAIN_S: Final = 10.0
+"""Time between two orders to end a job (seconds): scancel says nothing about what came of one."""
+
+_MARGIN_S: Final = 900.0
+"""Time after its limit at which a job is lost that has begun and that the controller has forgotten (seconds)."""
+
+
+class Supplier(Protocol):
+    """Source of what every attempt needs before its start, and of the daemon's environment."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The daemon's own environment."""
+        ...
+
+    async def supply(self, launch: Launch) -> dict[str, str]:
+        """Read the secrets, fill the workspace, and return the environment; RunError if that can't be done."""
+        ...
+
+    def knows(self, folder: Path) -> bool:
+        """Return whether the secrets of an attempt are known."""
+        ...
+
+
+@define
+class _Followed:
+    """Job that somebody waits for."""
+
+    seen_at: float
+    """Time of the listing that was looked at last, or of the first question about the job (seconds)."""
+    row: Row | None = None
+    """The last news of it."""
+    begun: anyio.Event = field(factory=anyio.Event)
+    ended: anyio.Event = field(factory=anyio.Event)
+    escalated: bool = False
+    folder: Path | None = None
+
+
+@define
+class SlurmEngine:
+    """Runs attempts as batch jobs of one cluster."""
+
+    settings: EngineEntry
+    _site: Site
+    _supplier: Supplier
+    _owned: Callable[[], set[str]]
+    """Returns the names of all jobs that running records own."""
+    _submitter: Submitter = field(init=False)
+    _followed: dict[str, _Followed] = field(factory=dict, init=False)
+    _silence: Unreachable | None = field(default=None, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    @_submitter.default
+    def _new_submitter(self) -> Submitter:
+        return Submitter(self._site)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        settings: EngineEntry,
+        state_folder: Path,
+        supplier: Supplier,
+        owned: Callable[[], set[str]],
+        time: TimeSource,
+    ) -> Self:
+        """Return the engine of a daemon, by its name in the configuration."""
+        site = Site.of(name, settings, state_folder, supplier.environment, time)
+        return cls(settings, site, supplier, owned)
+
+    async def start(
+        self, launch: Launch, record: Callable[[BatchJob], Awaitable[None]]
+    ) -> None:
+        """Start an attempt: `record` is awaited with its identity before the job is released."""
+        env = await self._supplier.supply(launch)
+        await self._submitter.start(launch, env, record)
+        self._site.listings.note_start()
+
+    async def recall(self, process: BatchJob, folder: Path) -> bool:
+        """Return whether the secrets of an attempt are known, or it has none."""
+        if self._supplier.knows(folder):
+            return True
+        files = self._site.files(process.name, folder)
+        return not await to_thread.run_sync(lambda: files.had_secrets)
+
+    async def permit(self, process: BatchJob, folder: Path, left_s: float) -> None:
+        """Let a job that has not begun begin within a time (seconds), and not later: its script looks at the clock.
+
+        Raises:
+            SpawnFailed: The disk refuses it; the permission before it expires.
+        """
+        if math.isinf(left_s):
+            return
+        files = self._site.files(process.name, folder)
+        until_s = int(self._site.time.wall() + left_s)
+        try:
+            await to_thread.run_sync(files.permit, until_s)
+        except OSError as error:
+            reason = f"its permission to begin can't be written: {error.strerror}"
+            raise SpawnFailed(command="sbatch", reason=reason) from error
+
+    async def withdraw(self, process: BatchJob, folder: Path) -> None:
+        """Take a job back if it has not begun."""
+        files = self._site.files(process.name, folder)
+        try:
+            claim = await to_thread.run_sync(files.take)
+        except OSError as error:
+            self._log.error("attempt_unreadable", name=process.name, error=str(error))
+            return
+        if claim is Claim.DAEMON:
+            await self._cancel(process.name)
+            self._site.listings.note_start()
+
+    async def until_begun(self, process: BatchJob, folder: Path) -> int | None:
+        """Wait until a job's script has begun, or the job has ended. Return the stamp of its claim."""
+        await self._of(process).begun.wait()
+        files = self._site.files(process.name, folder)
+        return await to_thread.run_sync(lambda: files.begun_ns)
+
+    async def observe(
+        self, process: BatchJob, folder: Path
+    ) -> Exit | NeverStarted | Unreachable:
+        """Wait for the end of a job, or for another silence of the controller."""
+        followed = self._of(process)
+        followed.folder = folder
+        while True:
+            listing = await self._site.listings.newer(followed.seen_at)
+            followed.seen_at = listing.asked_at
+            if listing.silence:
+                since = self._site.now()
+                if self._silence is not None:
+                    since = self._silence.since
+                self._silence = Unreachable(listing.silence, since)
+                return self._silence
+            self._silence = None
+            end = await self._end(process, folder, listing)
+            if isinstance(end, NeverStarted):
+                # Nothing will be cleared.
+                await to_thread.run_sync(remove, self._site.link(process.name))
+            if end is not None:
+                followed.escalated = isinstance(end, Exit) and end.escalated
+                followed.begun.set()
+                followed.ended.set()
+                return end
+
+    async def _end(
+        self, process: BatchJob, folder: Path, listing: Listing
+    ) -> Exit | NeverStarted | None:
+        """Return how a job has ended, by a listing; None if it continues, or nobody knows."""
+        followed, files = self._of(process), self._site.files(process.name, folder)
+        row = followed.row = listing.row(process.name, process.job_id)
+        try:
+            if row is None or row.is_held:
+                # One that is held was not released, or the controller has forgotten that it was.
+                return await self._forgotten(process, files)
+            if row.is_final:
+                return await self._final(process, row, files)
+            if row.state not in WAITING:
+                followed.begun.set()
+        except OSError as error:
+            self._log.error("attempt_unreadable", name=process.name, error=str(error))
+        return None
+
+    async def _final(
+        self, process: BatchJob, row: Row, files: Files
+    ) -> Exit | NeverStarted | None:
+        """Return how a job has ended that the controller calls over."""
+        match await to_thread.run_sync(files.last_claim):
+            case Claim.JOB:
+                code = await to_thread.run_sync(lambda: files.exit_code)
+                if row.found_claimed and code is None:
+                    # The controller started it twice: the first script may still run.
+                    return await self._forgotten(process, files)
+                return ended(row, code)
+            case Claim.DAEMON:
+                return NeverStarted()
+            case Claim.NOBODY:
+                pass
+        if row.came_late:
+            return NeverStarted()
+        if row.is_cancelled:
+            note = f"Slurm job {row.job_id} was cancelled before it began."
+            return Exit(code=None, cause=FailureCause.CANCELLED, note=note)
+        note = f"{row.described()}; its script never began: does the node see {self._site.folder}?"
+        return Exit(code=None, note=note)
+
+    async def _forgotten(
+        self, process: BatchJob, files: Files
+    ) -> Exit | NeverStarted | None:
+        """Return how a job has ended of which the controller doesn't know that it was let go: it may run all the same.
+
+        Whoever has the claim has decided whether it ever begins.
+        """
+        code = await to_thread.run_sync(lambda: files.exit_code)
+        said = f"Slurm has forgotten job {process.job_id}"
+        if code is not None:
+            await self._cancel(process.name)
+            note = f"{said}; the exit code is the one that its script left."
+            return Exit(code=code, note=note)
+        if await to_thread.run_sync(files.take) is Claim.DAEMON:
+            self._log.warning("slurm_job_taken_back", name=process.name)
+            # It may turn up later, and finds the claim then.
+            await self._cancel(process.name)
+            return NeverStarted()
+        self._of(process).begun.set()
+        stamp = await to_thread.run_sync(lambda: files.begun_ns)
+        left_s = 0.0
+        if stamp is not None:
+            left_s = stamp / 1e9 + process.limit_s + _MARGIN_S - self._site.time.wall()
+        if left_s > 0:
+            return None
+        await self._cancel(process.name)
+        return Exit(code=None, note=f"{said}, and it left no exit code in its time.")
+
+    async def _cancel(self, name: str) -> None:
+        try:
+            await self._site.cancel(name)
+        except (EngineSilent, EngineRefused) as error:
+            self._log.warning("slurm_cancel_failed", name=name, reason=str(error))
+
+    def has_ended(self, process: BatchJob) -> bool:
+        """Return whether a job's end is known."""
+        return self._of(process).ended.is_set()
+
+    async def stop(self, process: BatchJob) -> bool:
+        """End a job, and return when its end is known: whether Slurm needed SIGKILL."""
+        followed = self._of(process)
+        while not followed.ended.is_set():
+            await self._cancel(process.name)
+            self._site.listings.note_start()
+            with anyio.move_on_after(_STOP_AGAIN_S):
+                await followed.ended.wait()
+        return followed.escalated
+
+    async def clear(self, process: BatchJob, folder: Path) -> Cleared:
+        """Remove what the engine has left in its files; Slurm has ended the processes."""
+        files = self._site.files(process.name, folder)
+        await to_thread.run_sync(files.remove_launch)
+        await to_thread.run_sync(remove, self._site.link(process.name))
+        return Cleared()
+
+    def forget(self, folder: Path) -> None:
+        """Forget the jobs of an attempt that has been concluded."""
+        for name, followed in list(self._followed.items()):
+            if followed.folder == folder:
+                del self._followed[name]
+
+    def describe(self, process: BatchJob) -> str:
+        """Return where a job is and what it waits for, in words."""
+        followed = self._followed.get(process.name)
+        row = None if followed is None else followed.row
+        words = (
+            f"Slurm job {process.job_id}, of which there is no news yet"
+            if row is None
+            else row.described()
+        )
+        if self._silence is None:
+            return words
+        return f"{words}; the controller doesn't answer: {self._silence.reason}"
+
+    async def tidy(self) -> None:
+        """Cancel held jobs of ours that nobody owns: submissions whose daemon died, or whose answer was lost.
+
+        The files of such starts, and of ended ones, are removed with their secrets.
+        """
+        names = await to_thread.run_sync(self._site.names)
+        stale = names - self._submitter.preparing - self._owned()
+        for name in stale:
+            await to_thread.run_sync(self._site.remove_start, name)
+        listing = await self._site.listings.ask()
+        for name, rows in listing.rows.items():
+            held = name.startswith(self._site.prefix) and any(
+                row.is_held for row in rows
+            )
+            if held and name not in self._submitter.preparing | self._owned():
+                self._log.warning("slurm_job_without_owner", name=name)
+                with suppress(EngineSilent, EngineRefused):
+                    await self._site.cancel(name, pending_only=True)
+
+    def _of(self, process: BatchJob) -> _Followed:
+        return self._followed.setdefault(
+            process.name, _Followed(self._site.time.monotonic())
+        )

@@ -1,0 +1,156 @@
+"""Slurm's states of a job, as squeue(1) shows them, and what they say about an attempt. Pure."""
+
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.protocol.outcome import Exit, FailureCause
+
+FORMAT: Final = "JobID:|,Name:|,State:|,Reason:|,exit_code:|,NodeList:"
+"""Columns of a listing. `exit_code` is the status of wait(2), also where squeue's own columns show another form."""
+
+_COLUMNS: Final = 6
+
+WAITING: Final = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"})
+"""States before a command has begun."""
+
+_LOST: Final = MappingProxyType(
+    {
+        "NODE_FAIL": "its node failed",
+        "BOOT_FAIL": "its node didn't boot",
+        "LAUNCH_FAILED": "Slurm could not launch it",
+        "RECONFIG_FAIL": "its node could not be reconfigured",
+        "PREEMPTED": "another job took its place (PREEMPTED)",
+        "REVOKED": "it was revoked",
+    }
+)
+"""States after which nobody knows how far a command came."""
+
+_TIME: Final = frozenset({"TIMEOUT", "DEADLINE"})
+
+_FINAL: Final = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "OUT_OF_MEMORY", *_TIME, *_LOST}
+)
+
+_HELD: Final = "JobHeldUser"
+"""Reason of a job that its own user holds, as each is from its submission to its release."""
+
+_SIGNAL: Final = 0x7F
+"""Part of a status of wait(2) that is the signal (W.TERMSIG)."""
+
+_SIGNAL_BASE: Final = 128
+
+_KILLED: Final = 137
+
+CLAIM_LOST: Final = 75
+"""Exit code of a script that has found its attempt claimed (EX_TEMPFAIL, sysexits.h)."""
+
+
+TOO_LATE: Final = 76
+"""Exit code of a script whose permission to begin is over."""
+
+
+@frozen(kw_only=True)
+class Row:
+    """One job in a listing. `status` is that of wait(2)."""
+
+    job_id: int
+    name: str
+    state: str
+    reason: str = ""
+    status: int = 0
+    nodes: str = ""
+
+    @property
+    def is_held(self) -> bool:
+        """True if it was submitted, and its user holds it."""
+        return self.state == "PENDING" and self.reason == _HELD
+
+    @property
+    def is_final(self) -> bool:
+        """True if nothing of it runs, or will run."""
+        return self.state in _FINAL
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True if somebody has cancelled it."""
+        return self.state == "CANCELLED"
+
+    @property
+    def code(self) -> int:
+        """Its exit code, as a POSIX shell reports it."""
+        number = self.status & _SIGNAL
+        return _SIGNAL_BASE + number if number else self.status >> 8 & 0xFF
+
+    @property
+    def was_killed(self) -> bool:
+        """True if it was ended with SIGKILL."""
+        return self.code == _KILLED
+
+    @property
+    def came_late(self) -> bool:
+        """True if its script had no permission to begin any more, if that script has claimed nothing."""
+        return self.state == "FAILED" and self.code == TOO_LATE
+
+    @property
+    def found_claimed(self) -> bool:
+        """True if its script found its attempt claimed."""
+        return self.state == "FAILED" and self.code == CLAIM_LOST
+
+    def described(self) -> str:
+        """Return its place and state in words."""
+        where = f" on {self.nodes}" if self.nodes else ""
+        why = f" ({self.reason})" if self.reason not in ("", "None") else ""
+        return f"Slurm job {self.job_id}: {self.state}{why}{where}"
+
+
+def parsed(listing: str, prefix: str) -> Iterator[Row]:
+    """Yield the jobs of a listing whose names begin with a prefix.
+
+    Raises:
+        ValueError: The text isn't a listing.
+    """
+    for line in listing.splitlines():
+        # A reason may hold anything; names that begin so are ours, and hold no bar.
+        columns = line.split("|")
+        if len(columns) < _COLUMNS or not columns[1].startswith(prefix):
+            continue
+        job_id, name, state, *reason, status, nodes = columns
+        yield Row(
+            job_id=int(job_id),
+            name=name,
+            state=state.partition(" ")[0],
+            reason="|".join(reason),
+            status=int(status),
+            nodes=nodes.strip(),
+        )
+
+
+def ended(row: Row, exit_file: int | None) -> Exit:
+    """Return how an attempt ended whose job is over; its script began.
+
+    The controller's exit code counts; the one in the file is that of the run's own script, which it could write.
+    """
+    if row.state in _TIME:
+        note = f"Slurm job {row.job_id} reached its time limit there ({row.state})."
+        return Exit(code=row.code, cause=FailureCause.MAX_DURATION, note=note)
+    if row.is_cancelled:
+        note = f"Slurm job {row.job_id} was cancelled."
+        return Exit(
+            code=row.code,
+            cause=FailureCause.CANCELLED,
+            escalated=row.was_killed,
+            note=note,
+        )
+    if row.state in _LOST:
+        note = f"Slurm job {row.job_id}: {_LOST[row.state]}."
+        return Exit(code=None, note=note)
+    if row.state == "OUT_OF_MEMORY":
+        note = f"Slurm job {row.job_id} took more memory than it may (OUT_OF_MEMORY)."
+        return Exit(code=_KILLED, note=note)
+    if row.found_claimed:
+        # Somebody has queued the job again; its second script found the attempt claimed by the first.
+        return Exit(code=exit_file)
+    return Exit(code=row.code)

@@ -1,0 +1,344 @@
+"""Parts of the Slurm engine that need no cluster: the script with its claim, states, listings, options."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dispatchd.agent.config.engines import OURS, unfit_engines, unfit_options
+from dispatchd.agent.config.keys import Cloud, EngineEntry, File, WorkflowEntry
+from dispatchd.agent.engines.slurm.claims import Claim, Files
+from dispatchd.agent.engines.slurm.commands import Commands
+from dispatchd.agent.engines.slurm.listing import Listings
+from dispatchd.agent.engines.slurm.script import LAUNCH, batch_script, launch_text
+from dispatchd.agent.engines.slurm.site import Site
+from dispatchd.agent.engines.slurm.states import Row, ended, parsed
+from dispatchd.errors import EngineRefused, EngineSilent
+from dispatchd.linux.clock import MachineTime
+from dispatchd.protocol.outcome import Exit, FailureCause
+from support.until import until
+
+SHELLS = [name for name in ("dash", "bash") if Path(f"/bin/{name}").exists()]
+shells = pytest.mark.parametrize("shell", SHELLS)
+
+
+def laid_out(folder: Path, command: list[str], **env: str) -> Files:
+    files = Files.create(folder / "start", folder / "links" / "dd-a-1")
+    text = launch_text(command, env, folder, folder / "output")
+    files.write_launch(text, has_secrets=True)
+    return files
+
+
+def run_script(folder: Path, shell: str = "sh") -> subprocess.Popen[bytes]:
+    script = batch_script(folder / "links" / "dd-a-1")
+    return subprocess.Popen(
+        [shell, "-c", script], env={"PATH": os.defpath, "SLURM_JOB_ID": "7"}
+    )
+
+
+@shells
+def test_a_script_claims_its_attempt_runs_its_command_once_and_leaves_its_code(
+    tmp_path: Path, shell: str
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran; exit 7"])
+    assert (files.folder / LAUNCH).stat().st_mode & 0o777 == 0o600
+
+    assert run_script(tmp_path, shell).wait(20) == 7
+    assert run_script(tmp_path, shell).wait(20) == 75
+
+    assert (tmp_path / "output").read_text() == "ran\n"
+    assert (files.claim, files.exit_code) == (Claim.JOB, 7)
+    assert files.take() is Claim.JOB
+    assert files.begun_ns is not None
+    assert not (files.folder / LAUNCH).exists()
+
+
+@shells
+def test_a_script_behind_the_daemons_claim_runs_nothing(
+    tmp_path: Path, shell: str
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+
+    assert files.take() is Claim.DAEMON
+    assert run_script(tmp_path, shell).wait(20) == 75
+
+    assert not (tmp_path / "output").exists()
+    assert (files.take(), files.last_claim()) == (Claim.DAEMON, Claim.DAEMON)
+    assert not (files.folder / LAUNCH).exists()
+
+
+@shells
+@pytest.mark.parametrize(("left_s", "code"), [(60, 0), (-1, 76)])
+def test_a_script_begins_within_its_permission_and_not_later(
+    tmp_path: Path, shell: str, left_s: int, code: int
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+    files.permit(int(MachineTime().wall()) - 600)
+    files.permit(int(MachineTime().wall()) + left_s)
+
+    assert run_script(tmp_path, shell).wait(20) == code
+
+    assert (tmp_path / "output").exists() is (code == 0)
+    assert files.claim is (Claim.JOB if code == 0 else Claim.NOBODY)
+
+
+@pytest.mark.parametrize("_", range(20))
+def test_of_a_script_and_the_daemon_at_once_one_has_the_claim(
+    tmp_path: Path, _: int
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+
+    script = run_script(tmp_path)
+    taken = files.take()
+    code = script.wait(20)
+
+    ran = (tmp_path / "output").exists()
+    assert (code == 0, ran) == (taken is not Claim.DAEMON,) * 2
+    assert files.last_claim() is (Claim.JOB if ran else Claim.DAEMON)
+
+
+@shells
+async def test_a_command_that_catches_sigterm_ends_with_its_own_code(
+    tmp_path: Path, shell: str
+) -> None:
+    command = "trap 'echo term; sleep 0.3; exit 9' TERM; echo up; while :; do sleep 0.05; done"
+    files = laid_out(tmp_path, ["/bin/sh", "-c", command])
+    script = batch_script(tmp_path / "links" / "dd-a-1")
+    env = {"PATH": os.defpath, "SLURM_JOB_ID": "7"}
+    running = subprocess.Popen([shell, "-c", script], env=env, start_new_session=True)
+    output = tmp_path / "output"
+    await until(lambda: output.exists() and output.read_text() == "up\n")
+
+    # Slurm signals every process of a job.
+    os.killpg(running.pid, 15)
+
+    assert running.wait(20) == 9
+    assert files.exit_code == 9
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=60,
+    deadline=None,
+)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_a_value_reaches_the_command_as_it_is(
+    tmp_path_factory: pytest.TempPathFactory, value: str
+) -> None:
+    folder = tmp_path_factory.mktemp("value")
+    laid_out(
+        folder,
+        ["/bin/sh", "-c", 'printf "%s\\0%s" "$VALUE" "$1"', "x", value],
+        VALUE=value,
+    )
+
+    assert run_script(folder).wait(20) == 0
+
+    assert (folder / "output").read_bytes() == b"\0".join([value.encode()] * 2)
+
+
+def test_a_variable_that_no_shell_can_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a shell can't set"):
+        launch_text(["/bin/true"], {"A;B": "x"}, tmp_path, tmp_path / "output")
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "left", "expected"),
+    [
+        ("COMPLETED", 0, 0, Exit(code=0)),
+        ("FAILED", 7 << 8, 0, Exit(code=7)),
+        ("FAILED", 143 << 8, None, Exit(code=143)),
+        ("FAILED", 9, None, Exit(code=137)),
+        ("FAILED", 75 << 8, 3, Exit(code=3)),
+        ("FAILED", 75 << 8, None, Exit(code=None)),
+    ],
+)
+def test_the_controllers_exit_code_counts(
+    state: str, status: int, left: int | None, expected: Exit
+) -> None:
+    assert ended(Row(job_id=1, name="dd-a", state=state, status=status), left) == (
+        expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "cause"),
+    [
+        ("TIMEOUT", 0, FailureCause.MAX_DURATION),
+        ("DEADLINE", 0, FailureCause.MAX_DURATION),
+        ("CANCELLED", 0, FailureCause.CANCELLED),
+        ("OUT_OF_MEMORY", 137, None),
+        ("NODE_FAIL", None, None),
+        ("BOOT_FAIL", None, None),
+        ("LAUNCH_FAILED", None, None),
+        ("PREEMPTED", None, None),
+        ("REVOKED", None, None),
+    ],
+)
+def test_an_end_that_slurm_brought_is_named(
+    state: str, code: int | None, cause: FailureCause | None
+) -> None:
+    row = Row(job_id=65, name="dd-a", state=state)
+
+    # What the run's own script has left says nothing here.
+    end = ended(row, 0)
+
+    assert row.is_final
+    assert (end.code, end.cause) == (code, cause)
+    assert "65" in end.note
+
+
+@pytest.mark.parametrize(
+    "state", ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "NEW_ONE"]
+)
+def test_a_state_that_is_not_known_as_an_end_decides_nothing(state: str) -> None:
+    assert not Row(job_id=1, name="dd-a", state=state).is_final
+
+
+def test_a_listing_is_read_whatever_a_reason_holds() -> None:
+    text = "1|dd-a|PENDING|JobHeldUser|0|\n2|other|RUNNING|None|0|n1\n3|dd-b|FAILED|x|y|1792|n[1-2]\n"
+
+    first, second = parsed(text, "dd-")
+
+    assert (first.name, first.is_held) == ("dd-a", True)
+    assert (second.reason, second.code, second.nodes) == ("x|y", 7, "n[1-2]")
+    assert second.described() == "Slurm job 3: FAILED (x|y) on n[1-2]"
+
+
+def stub(folder: Path, name: str, text: str) -> Commands:
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return Commands({"PATH": f"{folder}{os.pathsep}{os.defpath}"})
+
+
+async def test_everybody_who_waits_shares_one_listing(tmp_path: Path) -> None:
+    commands = stub(tmp_path, "squeue", f"echo asked >>{tmp_path}/asked")
+    time = MachineTime()
+    listings = Listings(commands, 60.0, time.monotonic)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(listings.newer, float("-inf"))
+
+    assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+async def test_silence_is_no_listing(tmp_path: Path) -> None:
+    said = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    commands = stub(tmp_path, "squeue", f"echo '{said}' >&2; exit 1")
+    listings = Listings(commands, 60.0, MachineTime().monotonic)
+
+    listing = await listings.newer(float("-inf"))
+
+    assert said in listing.silence
+    assert listing.rows == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (
+            "Batch job submission failed: Invalid partition name specified",
+            EngineRefused,
+        ),
+        ("Batch job submission failed: Socket timed out on send/recv", EngineSilent),
+        ("Unable to contact slurm controller (connect failure)", EngineSilent),
+    ],
+)
+async def test_a_refusal_is_told_from_silence(
+    tmp_path: Path, said: str, error: type[Exception]
+) -> None:
+    commands = stub(tmp_path, "sbatch", f"echo 'sbatch: error: {said}' >&2; exit 1")
+
+    with pytest.raises(error, match="exit code 1"):
+        await commands.run("sbatch")
+
+
+async def test_a_commands_settings_of_others_are_not_passed_on(tmp_path: Path) -> None:
+    stub(tmp_path, "env", "exec /usr/bin/env")
+    commands = Commands({"PATH": str(tmp_path), "SBATCH_HOLD": "no", "SLURM_CONF": "c"})
+
+    said = await commands.run("env")
+
+    assert "SLURM_CONF=c" in said
+    assert "SBATCH" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", 720.0),
+        ("5", 300.0),
+        ("5:30", 330.0),
+        ("1:00:00", 3600.0),
+        ("1-0", 86400.0),
+        ("1-2:30", 95400.0),
+        ("1-2:30:05", 95405.0),
+    ],
+)
+def test_the_owners_time_limit_is_read_as_sbatch_reads_it(
+    tmp_path: Path, text: str, seconds: float
+) -> None:
+    settings = EngineEntry(time=text)
+    site = Site.of("hpc", settings, tmp_path, {}, MachineTime())
+
+    assert site.limit_s(600) == seconds
+
+
+def content(**engine: tuple[str, ...]) -> File:
+    return File(
+        cloud=Cloud(url="http://127.0.0.1"),
+        engines={"hpc": EngineEntry(**engine)},  # type: ignore[arg-type]  # its lists alone
+        workflows={
+            "it": WorkflowEntry(command=("/bin/true",), engine="hpc"),
+            "other": WorkflowEntry(command=("/bin/true",), engine="nope"),
+        },
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_option_that_the_daemon_decides_is_refused(name: str) -> None:
+    ((key, expected),) = unfit_options(content(options=(f"--{name}=x",)))
+
+    assert key == "engines.hpc.options[0]"
+    assert f"--{name}" in expected
+
+
+@pytest.mark.parametrize(
+    "option", ["--hol", "--no-re", "-H", "x.sh", "--", "--nice=1\n", "--nice 1", ""]
+)
+def test_what_is_no_long_option_or_the_beginning_of_ours_is_refused(
+    option: str,
+) -> None:
+    assert list(unfit_options(content(options=(option,))))
+
+
+@pytest.mark.parametrize("option", ["--nice=10", "--exclusive", "--mail-user=a@b"])
+def test_another_option_is_passed_on(option: str) -> None:
+    assert not list(unfit_options(content(options=(option,))))
+
+
+def test_a_workflow_names_an_engine_that_exists_and_no_key_that_it_ignores() -> None:
+    tables = {"it": {"image": "x", "isolation": "sandbox"}, "other": {}}
+
+    problems = dict(unfit_engines(content(), tables))
+
+    assert set(problems) == {
+        "workflows.it.image",
+        "workflows.it.isolation",
+        "workflows.other.engine",
+    }
+
+
+def test_a_daemon_without_engines_loads_nothing_of_them() -> None:
+    code = "import sys, dispatchd.agent.serve; print(*sys.modules)"
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    assert "dispatchd.agent.engines.chosen" in said
+    assert "dispatchd.agent.engines.slurm" not in said
