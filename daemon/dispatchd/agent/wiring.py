@@ -150,8 +150,7 @@ def build(opened: Opened) -> Daemon:
         *(modes, who.license, loops.report, core.run_loop),
         *(core.survivors, loops.heartbeat, loops.prune, loops.intake, core.janitor),
         *(*_uploads(opened, shared, source), control),
-        _supervision(opened, status, manager),
-        traces,
+        *(_supervision(opened, status, manager), traces),
         metrics_server(config.metrics.listen, queries, bugs),
     )
     return Daemon(
