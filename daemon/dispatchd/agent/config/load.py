@@ -5,9 +5,7 @@ a schema can express are in the schema alone.
 """
 
 import os
-import re
 import stat
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -15,6 +13,7 @@ from typing import Final
 import attrs
 from attrs import field, frozen
 
+from dispatchd.agent.config import toml_file
 from dispatchd.agent.config.drop_ins import Sources, drop_ins
 from dispatchd.agent.config.engines import slots_of, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import (
@@ -43,7 +42,6 @@ from dispatchd.agent.config.workflows import (
 from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.errors import ConfigError, Problem
-from dispatchd.protocol import toml_text
 from dispatchd.protocol.contracts import violations
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Json
@@ -149,9 +147,6 @@ class Config:
 _CREDENTIALS: Final = "/run/credentials/dispatchd.service"
 """Folder in which systemd puts the credentials of our unit (systemd.exec(5)); for display outside of the service."""
 
-_TABLE: Final = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
-"""First line of a table."""
-
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
@@ -185,7 +180,7 @@ def load(
         ConfigError: The file can't be used; carries every problem that could be found in one go.
     """
     path = path.absolute()
-    sources = Sources.read(path, _parse)
+    sources = Sources.read(path, toml_file.load)
     document = sources.merged
     content = _structured(sources, document)
     reader = Reader(path.parent, search_path, content, own_tables(document))
@@ -235,17 +230,17 @@ def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
 
     def tables(file: Path) -> dict[str, Json]:
         try:
-            content = _read(file)
+            content = toml_file.read(file)
         except ConfigError as error:
             if file == path:
                 raise
             problems.extend(error.problems)
             return {}
         try:
-            return toml_text.loads(content)
-        except tomllib.TOMLDecodeError as error:
-            problems.append(_toml_problem(file, str(error)))
-            return _whole_tables(content)
+            return toml_file.parse(file, content)
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return toml_file.whole_tables(content)
 
     try:
         document = Sources.read(path, tables).merged
@@ -279,14 +274,6 @@ def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | No
     return path.parent / cloud.secret_file if cloud.secret_file else None
 
 
-def _parse(path: Path) -> dict[str, Json]:
-    content = _read(path)
-    try:
-        return toml_text.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_toml_problem(path, str(error))]) from error
-
-
 def _structured(sources: Sources, document: dict[str, Json]) -> File:
     """Return the content of the files, checked against the schema, and its keys against each other.
 
@@ -316,48 +303,6 @@ def _structured(sources: Sources, document: dict[str, Json]) -> File:
     if problems:
         raise ConfigError(problems)
     return content
-
-
-def _whole_tables(content: str) -> dict[str, Json]:
-    """Return the tables of a broken file that are valid TOML by themselves."""
-    tables: dict[str, Json] = {}
-    for table in _TABLE.split(content):
-        try:
-            tables |= toml_text.loads(table)
-        except tomllib.TOMLDecodeError:
-            continue
-    return tables
-
-
-def _read(path: Path) -> str:
-    """Return the text of a configuration file, without a byte order mark, which some editors write.
-
-    Raises:
-        ConfigError: The file can't be read, or isn't text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}; name another file with --config"
-        raise ConfigError([Problem(file=path, key="", expected=reason)]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            [Problem(file=path, key="", expected=f"must be UTF-8 text ({error})")]
-        ) from error
-
-
-def _toml_problem(path: Path, message: str) -> Problem:
-    # The only syntax error with a key: a table or key that is written twice.
-    prefix = "Cannot declare ("
-    if message.startswith(prefix):
-        names, _, rest = message.removeprefix(prefix).partition(")")
-        key = ".".join(name.strip(" '\"") for name in names.split(",") if name.strip())
-        return Problem(
-            file=path,
-            key=key,
-            expected=f"must be declared once, and is there a second time{rest.removeprefix(' twice')}",
-        )
-    return Problem(file=path, key="", expected=f"must be TOML: {message}")
 
 
 def _unusable(config: Config, credentials_folder: str) -> Iterator[tuple[str, str]]:
