@@ -213,6 +213,7 @@ def _licensed(folder: Path, url: str, issuer: Issuer) -> Path:
     lines += [config_lines(issuer), '[metrics]\nlisten = "127.0.0.1:0"']
     # Nobody answers there, which is no bug.
     lines += ['[telemetry]\notlp_url = "http://127.0.0.1:9/v1/traces"']
+    lines += ['[engines.none]\nkind = "slurm"']
     config.write_text("\n".join(lines))
     (folder / "key").write_text(KEY)
     return config

@@ -112,6 +112,7 @@ async def test_a_token_is_for_who_holds_the_job_and_at_most_what_the_hub_allows(
             "heartbeat",
             "release",
             "log",
+            "artifacts",
             "token",
             "capabilities",
             "contract-header",

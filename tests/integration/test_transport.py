@@ -208,12 +208,18 @@ async def test_a_request_for_another_origin_is_not_sent() -> None:
     assert other.requests == []
 
 
-@pytest.mark.parametrize("name", ["no-such-host.invalid", f"{'long' * 20}.invalid"])
-async def test_a_name_that_does_not_resolve_is_told(name: str) -> None:
-    found = await failure_of(settings_for(f"https://{name}"))
+async def test_a_name_that_does_not_resolve_is_told() -> None:
+    found = await failure_of(settings_for("https://no-such-host.invalid"))
 
     assert found.kind is Kind.NAME_RESOLUTION
-    assert f"{name}:443" in found.message
+    assert "no-such-host.invalid:443" in found.message
+
+
+async def test_a_name_that_nothing_can_have_is_a_mistake_in_the_configuration() -> None:
+    found = await failure_of(settings_for(f"https://{'long' * 20}.invalid"))
+
+    assert found.kind is Kind.FILES_UNUSABLE
+    assert "cloud.url must be a URL" in found.message
 
 
 async def test_a_refused_connection_is_told() -> None:
