@@ -122,7 +122,11 @@ class Place:
             tasks.cancel_scope.cancel()
 
     def nothing_private(self) -> bool:
-        return not list(self.folder.rglob("code"))
+        try:
+            return not list(self.folder.rglob("code"))
+        except FileNotFoundError:
+            # Something is being removed at this moment.
+            return False
 
 
 @pytest.fixture
