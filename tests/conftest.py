@@ -33,12 +33,12 @@ settings.load_profile("same")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Look for no garbage while tests are collected, and never again among what is there then: it stays to the end."""
+    """Look for no garbage while tests are collected: nothing of that is any."""
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
+        # No gc.freeze: Hypothesis asks the collector who refers to a generator of random numbers.
         gc.enable()
 
 

@@ -129,6 +129,9 @@ async def test_a_job_that_waits_for_the_room_to_start_can_be_cancelled(
             await call(daemon, "POST", "/v1/jobs/k/cancel", {})
 
             (finish,) = await hub.until_finished("k")
+            # Its run would outlive the daemon.
+            await call(daemon, "POST", "/v1/jobs/j/cancel", {})
+            await hub.until_finished("j")
 
     assert finish["result_cause"] == "cancelled"
 
