@@ -247,8 +247,9 @@ def test_a_machine_that_ends_before_the_first_job_does_or_later_is_said(
         kill("run --config", folder)
         that.rest()
         assert that.process.wait(90) == 69
-    # A run outlives its daemon.
+    # A run outlives its daemon. If it had not begun, it begins with the next one.
     kill("tail -f", folder)
+    (folder / "machine" / "hello.sh").write_text("#!/bin/sh\n")
     assert "the machine has ended; see" in that.text
 
     with quickstart(folder) as later:
