@@ -30,7 +30,7 @@ _LONGEST: Final = 32
 
 
 class Claim(Enum):
-    """Whose claim of an attempt stands."""
+    """Owner of the claim of an attempt."""
 
     NOBODY = "nobody's"
     """There is none, or its script has begun to write it and got no further."""
@@ -101,7 +101,7 @@ class Files:
 
     @property
     def claim(self) -> Claim:
-        """Whose claim stands."""
+        """Owner of the claim."""
         content = self._read(CLAIM)
         if content == _DAEMON:
             return Claim.DAEMON
