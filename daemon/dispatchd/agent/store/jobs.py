@@ -256,15 +256,17 @@ class JobStore:
             if record is None:
                 moved.append(self._move_away(path, problem))
                 continue
-            past_path = self._history.path / path.name
-            past, problem = _readable_or_problem(past_path)
+            past, problem = None, ""
+            # Without an exception, and a path of its own, for each job that has no past: that is nearly all of them.
+            if os.path.lexists(f"{self._history.path}/{path.name}"):
+                past, problem = _readable_or_problem(self._history.path / path.name)
             if past is not None and past.changed_at >= record.changed_at:
                 self._drop(self._jobs, path.name, "history has a later one")
                 continue
             if past is not None:
                 self._drop(self._history, path.name, "the job has come again")
             elif problem:
-                moved.append(self._move_away(past_path, problem))
+                moved.append(self._move_away(self._history.path / path.name, problem))
             self._index(record)
         return moved
 
