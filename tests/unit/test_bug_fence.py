@@ -117,7 +117,7 @@ BOUNDED = {
     "agent/loops/logs/text.py:save",
     *("hub/api/logs.py:read", "hub/web/log.py:events", "hub/web/log.py:pieces"),
     *("hub/storage/logs/store.py:_write_all", "hub/storage/logs/store.py:_hash_of"),
-    *("hub/web/ansi.py:after", "hub/storage/logs/backup.py:_pieces"),
+    *("hub/web/ansi.py:after", "hub/storage/file_pieces.py:_pieces"),
     # Calls about artifacts, each for one job, and files that are read to their end.
     *("agent/loops/artifacts.py:_send_file", "agent/loops/artifacts.py:_call"),
     *(
@@ -127,7 +127,6 @@ BOUNDED = {
         "hub/storage/artifacts/files.py:_write_all",
         "hub/storage/artifacts/files.py:_hash_of",
         "hub/storage/artifacts/files.py:_locked",
-        "hub/storage/artifacts/backup.py:_pieces",
     ),
     # Threads: what they call raises where it is waited for.
     "concurrency/own_threads.py:run",

@@ -33,7 +33,7 @@ T = TypeVar("T")
 _LOOP: Final = "artifacts"
 
 _CHUNK: Final = 512 * 1024
-"""Part of a file in one call (bytes): many proxies read no more than 1 MiB, and base64 adds a third."""
+"""Part of a file in one call (bytes). Base64 adds a third, and many proxies refuse more than 1 MiB."""
 
 _CALLS_AT_ONCE: Final = 2
 """Calls under way at the same time (count): more important calls come through beside them."""
