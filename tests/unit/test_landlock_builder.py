@@ -95,6 +95,11 @@ def test_a_link_in_the_place_of_a_real_path_opens_nothing(
     a.symlink_to(c)
     for _ in range(2):
         assert within_reach(builder, real, [a, b, c]) == {b}
+    for _ in range(2):
+        within_reach(builder, [Rule(str(b), int(READ), is_real=True)], [b])
+    b.rename(b.with_name("moved"))
+    b.symlink_to(b.with_name("moved"))
+    assert within_reach(builder, [Rule(str(b), int(READ), is_real=True)], [b]) == set()
     below = [Rule(str(a / "file"), int(READ), is_real=True)]
     assert within_reach(builder, below, [a, c]) == set()
 

@@ -235,13 +235,11 @@ def _common_start(some: list[Rule], others: list[Rule]) -> list[Rule]:
 
 def _is_still(rule: Rule, identity: tuple[int, int]) -> bool:
     """Return whether a rule's path leads to the file with an identity, or still to none that can be reached."""
-    if identity == _NOWHERE:
-        # Without an exception, which would take twice as long; half of the paths are missing on most machines.
-        return not os.access(rule.path, os.F_OK)
     try:
-        status = os.stat(rule.path)  # noqa: PTH116  # no pathlib in here
+        # A link in the place of a real path is another file.
+        status = os.stat(rule.path, follow_symlinks=not rule.is_real)  # noqa: PTH116  # no pathlib in here
     except OSError:
-        return False
+        return identity == _NOWHERE
     return (status.st_dev, status.st_ino) == identity
 
 
