@@ -181,8 +181,8 @@ class RecordTooNew(UserError):
 
     exit_code = os.EX_CONFIG
 
-    def __init__(self, *, path: Path, version: int, newest: int) -> None:
-        self.path, self.version, self.newest = path, version, newest
+    def __init__(self, *, path: Path | str, version: int, newest: int) -> None:
+        self.path, self.version, self.newest = Path(path), version, newest
         super().__init__(
             f"cannot read {path}: it has schema_version {version} and this release reads up to {newest}; start the newer release again"
         )
@@ -371,8 +371,8 @@ class StoreUnavailable(DispatchdError):
 class RecordUnreadable(DispatchdError):
     """A record can't be read."""
 
-    def __init__(self, *, path: Path, reason: str) -> None:
-        self.path, self.reason = path, reason
+    def __init__(self, *, path: Path | str, reason: str) -> None:
+        self.path, self.reason = Path(path), reason
         super().__init__(f"cannot read {path}: {reason}")
 
 

@@ -17,7 +17,7 @@ _KINDS: Final = (
 )
 
 
-def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
+def read_regular(path: Path | str, limit: int, offset: int = 0) -> bytes | None:
     """Return up to `limit` bytes of a regular file, or None for anything else. Never waits for a pipe.
 
     Raises:
@@ -25,9 +25,11 @@ def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        file_stat = os.fstat(fd)
+        if not stat.S_ISREG(file_stat.st_mode):
             return None
-        return os.pread(fd, limit, offset)
+        # No more than there is: for a large limit, Python would ask the kernel for as much memory first.
+        return os.pread(fd, min(limit, max(0, file_stat.st_size - offset)), offset)
     finally:
         os.close(fd)
 

@@ -39,7 +39,9 @@ def _exactly(kind: type[T]) -> Callable[[object, type[T]], T]:
         if type(value) is not kind:
             message = f"must be {_NAMES[kind]}, not {value!r:.40}"
             raise TypeError(message)
-        return target(value)  # type: ignore[call-arg]  # the kind itself, or one of our string enums
+        if target is kind:
+            return value
+        return target(value)  # type: ignore[call-arg]  # one of our string enums
 
     return structure
 

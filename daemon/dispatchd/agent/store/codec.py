@@ -95,7 +95,7 @@ def encode(record: TrackedJob) -> bytes:
     return json.dumps(to_document(record), indent=1).encode()
 
 
-def decode(data: bytes, *, path: Path) -> TrackedJob:
+def decode(data: bytes, *, path: Path | str) -> TrackedJob:
     """Return the record in a file's content, migrated to this version if it is older.
 
     Args:
@@ -113,7 +113,7 @@ def decode(data: bytes, *, path: Path) -> TrackedJob:
     return from_document(document, path=path)
 
 
-def from_document(document: Json, *, path: Path) -> TrackedJob:
+def from_document(document: Json, *, path: Path | str) -> TrackedJob:
     """Return the record in a JSON object, as `decode` does; its claim token may be missing.
 
     Raises:

@@ -131,9 +131,8 @@ class JobStore:
         Raises:
             RecordUnreadable: Its file exists, and can't be understood.
         """
-        path = self._history.path / (file_name(job_id) + _SUFFIX)
         try:
-            return _read(path)
+            return _read(self._history.path, file_name(job_id) + _SUFFIX)
         except FileNotFoundError:
             return None
 
@@ -155,7 +154,7 @@ class JobStore:
             )
         if job_id is None:
             with suppress(FileNotFoundError, RecordUnreadable):
-                job_id = _read(self._history.path / (name + _SUFFIX)).job.id
+                job_id = _read(self._history.path, name + _SUFFIX).job.id
         return job_id
 
     def _ids(self) -> list[str]:
@@ -206,27 +205,30 @@ class JobStore:
 
     def newest_past(self, count: int) -> list[TrackedJob]:
         """Return `count` jobs of history, the latest first. Reads the disk."""
-        return list(islice(_readable(_newest_first(self._history.path)), count))
+        folder = self._history.path
+        return list(islice(_readable(folder, _newest_first(folder)), count))
 
     def past_like(self, beginning: str) -> list[TrackedJob]:
         """Return the jobs of history whose ids begin with a text, sorted by file name. Reads the disk."""
         # Encoding works character by character, so a file name begins as its id does; except for hashed names.
         start = file_name(beginning)
-        paths = [
-            path for path in _records(self._history.path) if path.name.startswith(start)
-        ]
+        folder = self._history.path
+        names = [name for name in _names(folder) if name.startswith(start)]
         return [
-            record for record in _readable(paths) if record.job.id.startswith(beginning)
+            record
+            for record in _readable(folder, names)
+            if record.job.id.startswith(beginning)
         ]
 
     def past_before(self, before: datetime) -> list[TrackedJob]:
         """Return the jobs that were moved to history before a time. Reads the disk."""
         records = []
-        for path in _records(self._history.path):
+        folder = self._history.path
+        for name in _names(folder):
             # A young file needs no reading. An unreadable one is never counted as old.
             with suppress(OSError, RecordUnreadable):
-                if path.stat().st_mtime < before.timestamp():
-                    record = _read(path)
+                if (folder / name).stat().st_mtime < before.timestamp():
+                    record = _read(folder, name)
                     # A run can set the times of a file (docs/security.md), and nothing in it.
                     if record.changed_at < before:
                         records.append(record)
@@ -251,22 +253,23 @@ class JobStore:
 
     def _load(self) -> list[Quarantined]:
         moved = []
-        for path in _records(self._jobs.path):
-            record, problem = _readable_or_problem(path)
+        jobs, history = self._jobs.path, self._history.path
+        for name in _names(jobs):
+            record, problem = _readable_or_problem(jobs, name)
             if record is None:
-                moved.append(self._move_away(path, problem))
+                moved.append(self._move_away(jobs / name, problem))
                 continue
             past, problem = None, ""
-            # Without an exception, and a path of its own, for each job that has no past: that is nearly all of them.
-            if os.path.lexists(f"{self._history.path}/{path.name}"):
-                past, problem = _readable_or_problem(self._history.path / path.name)
+            # Without an exception for each job that has no past: that is nearly all of them.
+            if os.path.lexists(f"{history}/{name}"):
+                past, problem = _readable_or_problem(history, name)
             if past is not None and past.changed_at >= record.changed_at:
-                self._drop(self._jobs, path.name, "history has a later one")
+                self._drop(self._jobs, name, "history has a later one")
                 continue
             if past is not None:
-                self._drop(self._history, path.name, "the job has come again")
+                self._drop(self._history, name, "the job has come again")
             elif problem:
-                moved.append(self._move_away(self._history.path / path.name, problem))
+                moved.append(self._move_away(history / name, problem))
             self._index(record)
         return moved
 
@@ -301,58 +304,59 @@ def read_all(folder: Path) -> Iterator[TrackedJob]:
     seen = set()
     for part in ("jobs", "history"):
         try:
-            paths = _records(folder / part)
+            names = _names(folder / part)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise FolderUnusable(folder=folder / part, error=error) from error
-        for record in _readable(paths):
+        for record in _readable(folder / part, names):
             if record.job.id not in seen:
                 seen.add(record.job.id)
                 yield record
 
 
-def _records(folder: Path) -> list[Path]:
-    """Return the files of a folder that are records, sorted by name; half-written files aren't.
+def _names(folder: Path) -> list[str]:
+    """Return the sorted names of the records in a folder; half-written files aren't among them.
+
+    Names, because a path costs as much as the reading of a small record.
 
     Raises:
         OSError: The folder may not be read: `glob` would return nothing.
     """
     names = sorted(os.listdir(folder))  # noqa: PTH208  # see above
     return [
-        folder / name
-        for name in names
-        if name.endswith(_SUFFIX) and not name.startswith(".")
+        name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")
     ]
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def _newest_first(folder: Path) -> list[str]:
     ages = []
-    for path in _records(folder):
+    for name in _names(folder):
         # The record may be pruned after it was listed, and anything else may lie here, such as a link to itself.
         with suppress(OSError):
-            ages.append((path.stat().st_mtime_ns, path))
-    return [path for _, path in sorted(ages, reverse=True)]
+            ages.append(((folder / name).stat().st_mtime_ns, name))
+    return [name for _, name in sorted(ages, reverse=True)]
 
 
-def _readable(paths: Iterable[Path]) -> Iterator[TrackedJob]:
-    for path in paths:
+def _readable(folder: Path, names: Iterable[str]) -> Iterator[TrackedJob]:
+    for name in names:
         # The record may move to history, or to quarantine, between the listing and the reading.
         with suppress(FileNotFoundError, RecordUnreadable):
-            yield _read(path)
+            yield _read(folder, name)
 
 
-def _readable_or_problem(path: Path) -> tuple[TrackedJob | None, str]:
+def _readable_or_problem(folder: Path, name: str) -> tuple[TrackedJob | None, str]:
     """Return a record, or None and the reason why it can't be read; a missing one has no reason."""
     try:
-        return _read(path), ""
+        return _read(folder, name), ""
     except FileNotFoundError:
         return None, ""
     except RecordUnreadable as error:
         return None, error.reason
 
 
-def _read(path: Path) -> TrackedJob:
+def _read(folder: Path, name: str) -> TrackedJob:
+    path = f"{folder}/{name}"
     try:
         data = read_regular(path, _LARGEST)
     except FileNotFoundError:
@@ -364,7 +368,7 @@ def _read(path: Path) -> TrackedJob:
     if data is None:
         raise RecordUnreadable(path=path, reason="it isn't a regular file")
     record = decode(data, path=path)
-    if file_name(record.job.id) + _SUFFIX != path.name:
+    if file_name(record.job.id) + _SUFFIX != name:
         raise RecordUnreadable(
             path=path, reason=f"it holds another job's record: {record.job.id}"
         )
