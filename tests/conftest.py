@@ -31,6 +31,10 @@ settings.register_profile(
 settings.load_profile("same")
 
 
+_GARBAGE = 20_000
+"""New objects after which the collector looks for garbage (count); Python's own figure is 700."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Look for no garbage while tests are collected: nothing of that is any."""
@@ -38,7 +42,9 @@ def pytest_collection() -> Generator[None, object, object]:
     try:
         return (yield)
     finally:
-        # No gc.freeze: Hypothesis asks the collector who refers to a generator of random numbers.
+        # Seldom, as each look goes through all that was collected. No gc.freeze: Hypothesis asks the collector who
+        # refers to a generator of random numbers.
+        gc.set_threshold(_GARBAGE)
         gc.enable()
 
 

@@ -488,7 +488,7 @@ async def test_a_limit_that_does_not_say_for_how_long_holds_for_a_minute(
 
     await until(trouble)
 
-    [line] = log_of(server, "github_deliveries_wait")
+    [line] = await until(lambda: log_of(server, "github_deliveries_wait"))
 
     assert 60 <= line["next_in_s"] <= 66
     found = await status_of(server)
@@ -508,7 +508,7 @@ async def test_what_is_not_permitted_is_said_once_and_asked_rarely(
 
     await until(trouble)
 
-    [line] = log_of(server, "github_deliveries_wait")
+    [line] = await until(lambda: log_of(server, "github_deliveries_wait"))
 
     assert 30 <= line["next_in_s"] <= 90
     assert "Resource not accessible" in line["reason"]

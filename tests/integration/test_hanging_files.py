@@ -4,8 +4,9 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -32,19 +33,18 @@ class Pipes:
         os.mkfifo(file, 0o600)
         self._made.append(file)
 
-    def let_go(self) -> None:
+    async def let_go(self) -> None:
         for each in self._made:
             # Whoever waits for a writer has one, and then the end of the file (fifo(7)).
             os.close(os.open(each, os.O_RDWR | os.O_NONBLOCK))
-        for thread in readers("own thread"):
-            thread.join(10)
+        await until(lambda: not [*chain(*map(readers, self._made))])
 
 
 @pytest.fixture
-def pipes() -> Iterator[Pipes]:
+async def pipes() -> AsyncIterator[Pipes]:
     made = Pipes()
     yield made
-    made.let_go()
+    await made.let_go()
 
 
 def readers(about: object) -> list[threading.Thread]:

@@ -66,7 +66,7 @@ async def watched_by(
         yield seen
 
 
-@pytest.mark.parametrize("count", [100, 400])
+@pytest.mark.parametrize("count", [100, pytest.param(400, marks=pytest.mark.torture)])
 async def test_each_change_of_a_job_costs_its_many_watchers_one_look(
     each_server: HubHere, count: int
 ) -> None:

@@ -1,9 +1,6 @@
 """A real daemon process on a state folder of its own."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,6 +11,7 @@ from attrs import define, field
 from typing_extensions import override
 
 from support.daemon import DaemonLog
+from support.forks import Process, dispatchd_in
 
 
 @define(kw_only=True)
@@ -21,24 +19,15 @@ class DaemonProcess(DaemonLog):
     """One `dispatchd run`; its log goes to a file, so that it survives a kill."""
 
     wrapper: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: Process = field(init=False)
 
     def start(self) -> None:
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *self.wrapper,
-                    sys.executable,
-                    "-m",
-                    "dispatchd",
-                    "run",
-                    "--config",
-                    str(self.config),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.env},
+            self.process = dispatchd_in(
+                *("run", "--config", str(self.config)),
+                env=self.env,
+                output=log.fileno(),
+                wrapper=self.wrapper,
             )
 
     def kill(self) -> None:

@@ -1,8 +1,5 @@
 """A real hub process on a free loopback port."""
 
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +9,7 @@ from attrs import define, field
 from typing_extensions import override
 
 from dispatchd.hub.config.load import FILE
+from support.forks import Process, dispatchd_in
 from support.hub import Hub, client
 from support.until import until
 
@@ -22,21 +20,20 @@ class HubProcess(Hub):
 
     env: Mapping[str, str] = field(factory=dict)
     wrapper: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: Process = field(init=False)
 
     @override
     async def start(self) -> None:
         self.make()
         port_file = self.folder / "port"
         port_file.unlink(missing_ok=True)
-        command = (
-            *self.wrapper,
-            *(sys.executable, "-m", "dispatchd", "hub", "serve"),
-            *("--config", str(self.folder / FILE), "--port-file", str(port_file)),
-        )
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **self.env}
+            self.process = dispatchd_in(
+                *("hub", "serve", "--config", str(self.folder / FILE)),
+                *("--port-file", str(port_file)),
+                env=self.env,
+                output=log.fileno(),
+                wrapper=self.wrapper,
             )
 
         def answers() -> bool:

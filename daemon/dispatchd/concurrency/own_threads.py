@@ -77,6 +77,7 @@ class _Worker(threading.Thread):
 
     idle: Final[list["_Worker"]] = []
     """Those without a call, of the whole process."""
+    guard: Final = threading.Lock()
 
     def __init__(self) -> None:
         # The end of the program doesn't wait for it.
@@ -96,9 +97,10 @@ class _Worker(threading.Thread):
             self.name = _IDLE_NAME
             publish()
             del publish
-            if len(self.idle) >= _MOST_IDLE:
-                return
-            self.idle.append(self)
+            with self.guard:
+                if len(self.idle) >= _MOST_IDLE:
+                    return
+                self.idle.append(self)
 
 
 def _begin(name: str, call: Callable[[], T]) -> Future[T]:
