@@ -10,9 +10,9 @@ import anyio
 import psycopg
 import pytest
 from bench.postgres import Postgres
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select, text
 
-from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.database import Database, StorageBusy
 from dispatchd.hub.storage.engines.pipeline import UNREAD
 from dispatchd.hub.storage.engines.postgresql import connect
 from dispatchd.hub.storage.schema import MARKS
@@ -237,3 +237,33 @@ def test_a_database_that_cannot_hold_all_texts_is_refused(
         [line] = done.stderr.splitlines()
         assert f"its encoding is {encoding}, and UTF8 is needed" in line
         assert "createdb -E UTF8 -T template0" in line
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_a_connection_that_ends_within_a_change_is_no_bug(
+    postgresql_url: str, before: int, *, is_read: bool
+) -> None:
+    """As by a restart of the server, a dead network, or a statement that takes too long."""
+    database = Database.open(postgresql_url)
+    options = {} if is_read else dict(UNREAD)
+
+    def work(db: Connection) -> None:
+        pid = db.execute(text("SELECT pg_backend_pid()")).scalar()
+        for number in range(before):
+            row = {"name": f"{number}", "value": ""}
+            db.execute(insert(MARKS), row, execution_options=UNREAD)
+        with psycopg.connect(postgresql_url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+        row = {"name": "last", "value": ""}
+        db.execute(insert(MARKS), row, execution_options=options)
+
+    try:
+        for _ in range(2):
+            with pytest.raises(StorageBusy, match="terminat|closed|lost"):
+                database.write(work)
+        database.check()
+        with database.snapshot() as db:
+            assert db.execute(select(MARKS.c.name)).all() == []
+    finally:
+        database.close()

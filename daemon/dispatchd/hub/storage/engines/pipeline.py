@@ -32,13 +32,17 @@ def read_late(engine: Engine) -> None:
 def pipelined(db: Connection) -> Iterator[None]:
     """Send the statements of a block, of which none has begun a transaction yet, in a pipeline."""
     driver: Any = db.connection.driver_connection
+    # Of this connection to the server: after its end, `db.info` would ask for another one.
+    info = db.info
     with ExitStack() as opened:
-        db.info[_OPENED] = opened
-        db.info[_PIPELINE] = opened.enter_context(driver.pipeline())
+        info[_OPENED] = opened
+        info[_PIPELINE] = opened.enter_context(driver.pipeline())
         try:
             yield
         finally:
-            del db.info[_PIPELINE], db.info[_OPENED]
+            # Both are gone where SQLAlchemy has noticed the end of the connection.
+            info.pop(_PIPELINE, None)
+            info.pop(_OPENED, None)
 
 
 def _read_answers(db: Connection, *about: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kinds
@@ -53,7 +57,7 @@ def _end(db: Connection) -> None:
 
     Their error, "pipeline aborted", would replace the one that says whether another try helps.
     """
-    opened = db.info.get(_OPENED)
+    opened = None if db.invalidated else db.info.get(_OPENED)
     if opened is not None:
         with suppress(db.dialect.loaded_dbapi.Error):
             opened.close()
