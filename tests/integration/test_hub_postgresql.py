@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from bench.postgres import Postgres
 from sqlalchemy import Connection, insert, select, text
 
-from dispatchd.hub.storage.database import Database, StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.engines.pipeline import UNREAD
 from dispatchd.hub.storage.engines.postgresql import connect
 from dispatchd.hub.storage.schema import MARKS
@@ -239,6 +241,9 @@ def test_a_database_that_cannot_hold_all_texts_is_refused(
         assert "createdb -E UTF8 -T template0" in line
 
 
+_ENDED = re.compile("terminat|closed|lost")
+
+
 @pytest.mark.parametrize("is_read", [True, False])
 @pytest.mark.parametrize("before", [0, 1, 5])
 def test_a_connection_that_ends_within_a_change_is_no_bug(
@@ -260,7 +265,7 @@ def test_a_connection_that_ends_within_a_change_is_no_bug(
 
     try:
         for _ in range(2):
-            with pytest.raises(StorageBusy, match="terminat|closed|lost"):
+            with pytest.raises(StorageBusy, match=_ENDED):
                 database.write(work)
         database.check()
         with database.snapshot() as db:

@@ -43,6 +43,60 @@ async def test_a_hub_whose_connections_went_silent_makes_new_ones(
     assert ready.status_code == 200
 
 
+_END_ALL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND datname = current_database()
+"""
+
+
+async def test_a_server_that_ends_each_connection_is_busy_and_no_bug(
+    tmp_path: Path, postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    statuses: set[int] = set()
+    async with (
+        hub(tmp_path, database_url=postgresql_url) as server,
+        await psycopg.AsyncConnection.connect(
+            postgresql_url, autocommit=True
+        ) as ending,
+    ):
+
+        async def call(caller: int) -> None:
+            for number in range(25):
+                job_id = f"{caller}-{number}"
+                for method, path, body in (
+                    ("POST", JOBS, {"id": job_id, **CI}),
+                    ("GET", JOBS, None),
+                    ("POST", f"{JOBS}/{job_id}/cancel", None),
+                    ("GET", "/metrics", None),
+                    ("GET", "/readyz", None),
+                ):
+                    reply = await server.http.request(method, path, json=body)
+                    statuses.add(reply.status_code)
+
+        async def end_connections() -> None:
+            while True:
+                await ending.execute(_END_ALL)
+                await anyio.sleep(0.03)
+
+        with within(120):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end_connections)
+                async with anyio.create_task_group() as callers:
+                    for caller in range(4):
+                        callers.start_soon(call, caller)
+                tasks.cancel_scope.cancel()
+
+            async def is_taken() -> bool:
+                reply = await server.http.post(JOBS, json={"id": "last", **CI})
+                return reply.status_code == 201
+
+            await until(is_taken)
+
+    assert {200, 503} <= statuses <= {200, 201, 404, 503}
+    assert "bug" not in server.log_file.read_text()
+    assert caplog.messages == []
+
+
 async def test_a_stop_does_not_wait_for_a_database_that_went_silent(
     tmp_path: Path, postgresql: Postgres, postgresql_url: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Engines of a database, by its URL."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -24,6 +25,9 @@ _CONNECTIONS: Final = 10
 
 _READERS: Final = 8
 """Connections that read from SQLite (count); each has three descriptors (`hub/connections/limits.py`)."""
+
+_TALKATIVE: Final = ("psycopg", "sqlalchemy.pool")
+"""Loggers of libraries that print, with a traceback, each lost connection: whoever asked the database says it in a line."""
 
 
 @frozen
@@ -55,6 +59,8 @@ class Engines:
         if parsed.drivername != "postgresql+psycopg":
             message = f"{parsed.drivername} is not supported"
             raise ArgumentError(message)
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         engine = _postgresql(parsed)
         return cls(engine, engine)
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 
 LATER: Final = "dispatchd_later"
 """Option of a statement whose answer is read with that of the next one, or with the commit."""
@@ -30,19 +31,29 @@ def read_late(engine: Engine) -> None:
 
 @contextmanager
 def pipelined(db: Connection) -> Iterator[None]:
-    """Send the statements of a block, of which none has begun a transaction yet, in a pipeline."""
+    """Send the statements of a block, of which none has begun a transaction yet, in a pipeline.
+
+    Raises:
+        DBAPIError: The connection ended.
+    """
     driver: Any = db.connection.driver_connection
     # Of this connection to the server: after its end, `db.info` would ask for another one.
     info = db.info
-    with ExitStack() as opened:
-        info[_OPENED] = opened
-        info[_PIPELINE] = opened.enter_context(driver.pipeline())
-        try:
-            yield
-        finally:
-            # Both are gone where SQLAlchemy has noticed the end of the connection.
-            info.pop(_PIPELINE, None)
-            info.pop(_OPENED, None)
+    try:
+        with ExitStack() as opened:
+            info[_OPENED] = opened
+            info[_PIPELINE] = opened.enter_context(driver.pipeline())
+            try:
+                yield
+            finally:
+                # Both are gone where SQLAlchemy has noticed the end of the connection.
+                info.pop(_PIPELINE, None)
+                info.pop(_OPENED, None)
+    except db.dialect.loaded_dbapi.Error as error:
+        # By the end of the pipeline, of which SQLAlchemy knows nothing.
+        if not db.invalidated:
+            db.invalidate(error)
+        raise DBAPIError(None, None, error) from error
 
 
 def _read_answers(db: Connection, *about: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kinds
