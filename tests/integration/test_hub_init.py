@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -125,3 +126,18 @@ def test_a_command_shows_such_a_folder_in_one_line(tmp_path: Path) -> None:
 
     assert said.returncode == os.EX_CONFIG
     assert said.stderr.count("\n") == 1
+
+
+def test_the_next_commands_can_be_pasted_whatever_the_folder_is_called(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "our hub's"
+    done = dispatchd("hub", "init", str(folder), "--listen", "127.0.0.1:0")
+
+    commands = [
+        line.removeprefix("Next:").strip()
+        for line in done.stdout.partition("\nNext:")[2].splitlines()
+    ]
+    assert commands
+    for command in commands:
+        assert shlex.split(command)[-1] == str(folder / "hub.toml")

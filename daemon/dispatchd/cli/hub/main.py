@@ -1,6 +1,7 @@
 """`dispatchd hub ...`: a dispatch endpoint that a site hosts itself, on the machine where it runs."""
 
 import os
+import shlex
 import signal
 import sys
 from contextlib import closing
@@ -101,9 +102,10 @@ def init(
         print_json({**document, "public_key": made.public_key})
         return
     print_pairs(document)
+    config = shlex.quote(str(made.settings.file))
     click.echo(
-        f"\nNext: dispatchd hub serve --config {made.settings.file}\n"
-        f"      dispatchd hub machine add NAME --config {made.settings.file}"
+        f"\nNext: dispatchd hub serve --config {config}\n"
+        f"      dispatchd hub machine add NAME --config {config}"
     )
 
 

@@ -1,6 +1,7 @@
 """`dispatchd service install` and `uninstall`."""
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -178,12 +179,13 @@ def _next(that: Service, *, now: bool) -> str:
     scope = " --user" if that.is_user else ""
     root = "" if that.is_user else "sudo "
     start = f"  {root}systemctl{scope} enable --now {that.unit}"
-    config = that.inside(that.config)
+    path = that.inside(that.config)
+    config, folder = shlex.quote(str(path)), shlex.quote(str(path.parent))
     if that.is_hub:
         sudo = "" if that.is_user else "sudo -u dispatchd-hub "
         option = f" --config {config}" if that.is_user else ""
         lines = [
-            *([] if now else [f"  {sudo}dispatchd hub init {config.parent}"]),
+            *([] if now else [f"  {sudo}dispatchd hub init {folder}"]),
             *([] if now else [start]),
             f"  {sudo}dispatchd hub machine add NAME{option}",
         ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -116,7 +117,7 @@ def _say_steps(config_file: Path, url: str, redirect: str, page: Path | None) ->
     click.echo(
         f"\n1. {how}: {url}\n"
         f'2. Press "Create GitHub App". The browser is sent to {redirect}?code=..., where nobody has to answer.\n'
-        f"3. Within an hour: dispatchd hub github setup --config {config_file} --code 'THAT ADDRESS'"
+        f"3. Within an hour: dispatchd hub github setup --config {shlex.quote(str(config_file))} --code 'THAT ADDRESS'"
     )
 
 
