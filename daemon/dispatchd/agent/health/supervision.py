@@ -19,8 +19,8 @@ from dispatchd.agent.health.status import Status
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.linux.systemd import ServiceManager
 
-_LONGEST_LOOK_S: Final = 5.0
-"""Longest time between two looks (seconds)."""
+_LONGEST_LOOK_S: Final = 15.0
+"""Longest time between two looks (seconds): on a machine where nothing happens they are half of all that wakes it."""
 
 _FED_IN_TIME: Final = 3
 """Feeds of a watchdog within its time (count); sd_watchdog_enabled(3) wants at least two."""
@@ -28,7 +28,7 @@ _FED_IN_TIME: Final = 3
 _START_S: Final = 5.0
 """Longest start (seconds); until then a machine isn't reported as not ready."""
 
-_LOOKS_IN_PATIENCE: Final = 8
+_LOOKS_IN_PATIENCE: Final = 4
 """Looks at the status in the time after which a machine isn't ready (count)."""
 
 
