@@ -61,6 +61,7 @@ async def test_files_of_a_run_are_listed_and_downloaded(tmp_path: Path) -> None:
             left_out = await daemon.until_logged("artifacts_left_out")
         options = ("--config", str(hub.folder / "hub.toml"))
         table = await command("hub", "artifacts", "j", *options)
+        shown = await command("hub", "show", "j", *options)
         out = tmp_path / "out"
         done = await command("hub", "artifacts", "j", "-o", str(out), *options)
         again = await command("hub", "artifacts", "j", "-o", str(out), *options)
@@ -90,6 +91,7 @@ async def test_files_of_a_run_are_listed_and_downloaded(tmp_path: Path) -> None:
     assert not [*(hub.folder / "artifacts/parts").iterdir()]
     assert table.stdout.splitlines()[0].split() == ["FILE", "BYTES", "SHA-256", "STATE"]
     assert "dist/app.whl" in table.stdout
+    assert "\nArtifacts\n4 files\n" in shown.stdout
     assert done.returncode == 0, done.stderr
     assert found == {
         "dist/app.whl": b"wheel",

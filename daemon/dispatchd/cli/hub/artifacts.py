@@ -65,12 +65,7 @@ def artifacts(
     doesn't have all of them.
     """
     job = job_id_of(hub, job)
-    listed = hub.rows(
-        f"/api/v1/jobs/{in_path(job)}/artifacts",
-        "artifacts",
-        "hub-artifact",
-        cannot=f"list the artifacts of {job}",
-    )
+    listed = artifacts_of(hub, job)
     if folder is None:
         print_rows(
             listed,
@@ -93,6 +88,20 @@ def artifacts(
     if len(stored) < len(listed):
         _say_left_out(listed)
         ctx.exit(1)
+
+
+def artifacts_of(hub: HubClient, job_id: str) -> list[dict[str, Any]]:
+    """Return the artifacts of a job (contracts/schemas/hub-artifact.schema.json).
+
+    Raises:
+        NotReachable: The hub doesn't say.
+    """
+    return hub.rows(
+        f"/api/v1/jobs/{in_path(job_id)}/artifacts",
+        "artifacts",
+        "hub-artifact",
+        cannot=f"list the artifacts of {job_id}",
+    )
 
 
 def _row(artifact: dict[str, Any]) -> tuple[str, ...]:

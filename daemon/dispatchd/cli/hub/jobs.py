@@ -8,6 +8,7 @@ from urllib.parse import quote
 import click
 
 from dispatchd.cli.agent.views import age_s
+from dispatchd.cli.hub.artifacts import artifacts_of
 from dispatchd.cli.hub.client import (
     HubClient,
     asks_hub,
@@ -22,6 +23,7 @@ from dispatchd.cli.options import finite, not_blank, print_json, read_text
 from dispatchd.cli.screen.hints import confirm, next_step, working, yes_option
 from dispatchd.cli.screen.names import hint
 from dispatchd.cli.screen.table import Column, Kind
+from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import rough
 
@@ -70,6 +72,9 @@ def show(hub: HubClient, *, as_json: bool, job: str) -> None:
         print_json(document)
         return
     print_job(document)
+    if left := artifacts_of(hub, document["id"]):
+        echo(f"\nArtifacts\n{len(left)} file{'' if len(left) == 1 else 's'}")
+        next_step(f"List or download them: dispatchd hub artifacts {document['id']}")
 
 
 @click.command(short_help="Queue the job in FILE (JSON; - for stdin).")
