@@ -4,6 +4,7 @@ Such a process differs from a started one by its command line in /proc alone. Wh
 as a preloaded library, needs `subprocess`.
 """
 
+import gc
 import json
 import os
 import select
@@ -14,11 +15,19 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, Final, Protocol
 
 from attrs import define, field
+
+_LOADED: Final = (
+    *("dispatchd.cli.agent.run", "dispatchd.agent.serve", "dispatchd.agent.wiring"),
+    *("dispatchd.cli.hub.main", "dispatchd.hub.context", "dispatchd.hub.main"),
+    "dispatchd.hub.github.backend",
+)
+"""What the programs load."""
 
 _MOST_BYTES: Final = 1 << 20
 """Longest request (bytes)."""
@@ -126,10 +135,8 @@ def _loaded() -> _Loaded:
 
 def _load() -> None:
     """Load what the commands that run until a signal load."""
-    import gc  # this and the following: in the process to fork from alone
-
-    import dispatchd.hub.main  # noqa: F401
-
+    for name in _LOADED:
+        import_module(name)
     gc.collect()
     # Else each look of a child for garbage would copy all of it.
     gc.freeze()
