@@ -47,6 +47,7 @@ ARGUMENTS: Final = {
     "key": ["dhub1.wrong"],
 }
 OPTIONS: Final = {
+    "conformance": ["--key-file", "/dev/null", "--submit-command", "false"],
     "block": ["--reason", "x"],
     "hub token add": ["--scope", "read"],
     "service install": ["--dry-run", "--program", "/usr/bin/dispatchd"],

@@ -128,6 +128,9 @@ BOUNDED = {
         "hub/storage/artifacts/files.py:_hash_of",
         "hub/storage/artifacts/files.py:_locked",
     ),
+    # A trial of an endpoint: bodies up to a limit, and a wait with a deadline.
+    *("conformance/caller.py:_read", "conformance/hooks.py:_status"),
+    "conformance/trial.py:_up",
     # Threads: what they call raises where it is waited for.
     "concurrency/own_threads.py:run",
 }

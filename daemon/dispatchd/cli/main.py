@@ -75,6 +75,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "dispatchd.cli.hub.main",
         "Host a dispatch endpoint (extra `hub`); see dispatchd hub -h.",
     ),
+    "conformance": (
+        "dispatchd.cli.vendor.conformance",
+        "Judge a dispatch endpoint by the rules of the contract.",
+    ),
     "completion": (
         "dispatchd.cli.completion",
         "Print the completion script of a shell.",
@@ -90,7 +94,7 @@ _SECTIONS: Final[Sections] = MappingProxyType(
             *("join", "config", "service", "license", "activate", "deactivate"),
             *("explain", "doctor", "bug-report", "completion"),
         ),
-        "Hub": ("hub",),
+        "Endpoints": ("hub", "conformance"),
         "First look": ("quickstart", "demo"),
     }
 )

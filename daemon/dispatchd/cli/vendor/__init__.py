@@ -1,0 +1,1 @@
+"""Commands for vendors who ship the agent: judging an endpoint, signing licenses."""
