@@ -17,7 +17,7 @@ from hmac import compare_digest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -29,12 +29,25 @@ MOST_BYTES: Final = 4 << 20
 LONGEST_ID: Final = 512
 
 
+class Licenses(Protocol):
+    """The two calls about licenses; `licenses.py` has them."""
+
+    def activate(self, body: Json) -> Reply:
+        """Exchange a license key for a machine's credentials."""
+        ...
+
+    def heartbeat(self, body: Json) -> Reply:
+        """Return a fresh token."""
+        ...
+
+
 class Vendor:
     """Calls of the vendor: everything that is no machine's."""
 
     def __init__(self, endpoint: Endpoint, token: str) -> None:
         """Steer an endpoint; whoever has the token may."""
         self.endpoint, self.token = endpoint, token
+        self.licenses: Licenses | None = None
 
     def check(self, authorization: str) -> None:
         """Refuse whoever lacks the token."""
@@ -133,8 +146,17 @@ class Handler(BaseHTTPRequestHandler):
                 *("accept", "finish", "heartbeat", "release"),
             ):
                 return endpoint.about(call, job_id, body)
+            case ["api", "v1", "licenses", "activate"] if vendor.licenses:
+                return vendor.licenses.activate(body)
+            case ["api", "v1", "licenses", "heartbeat"] if vendor.licenses:
+                return vendor.licenses.heartbeat(body)
         vendor.check(self.headers.get("Authorization", ""))
-        match parts[1:]:
+        return self.routed_for_vendor(parts[1:], body)
+
+    def routed_for_vendor(self, parts: list[str], body: Json) -> Reply:
+        """Carry out one of the vendor's own calls."""
+        vendor = self.server.vendor
+        match parts:
             case ["api", "v1", "jobs"]:
                 return vendor.submit(body)
             case ["api", "v1", "jobs", job_id, "cancel"]:
@@ -227,6 +249,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8090)
     parser.add_argument("--machine", default="m1", help="name of the first machine")
     parser.add_argument("--lease", type=float, default=60.0, help="seconds")
+    parser.add_argument("--license-key-file", type=Path, help="signs licenses")
     options = parser.parse_args()
     try:
         vendor = opened(options.folder, options.machine, options.lease)
@@ -234,6 +257,12 @@ def main() -> None:
         parser.exit(
             1, f"cannot open {options.folder}: {error}; is it served already?\n"
         )
+    if options.license_key_file is not None:
+        # Needs more than the standard library.
+        import licenses  # noqa: PLC0415
+
+        key_file = options.license_key_file
+        vendor.licenses = licenses.Licenses(vendor.endpoint, key_file)
     with Server((options.host, options.port), vendor) as server:
         host, port = server.server_address[:2]
         print(

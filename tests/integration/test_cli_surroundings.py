@@ -47,6 +47,7 @@ ARGUMENTS: Final = {
     "key": ["dhub1.wrong"],
 }
 OPTIONS: Final = {
+    "license issue": ["--key-file", "/dev/null"],
     "conformance": ["--key-file", "/dev/null", "--submit-command", "false"],
     "block": ["--reason", "x"],
     "hub token add": ["--scope", "read"],

@@ -51,7 +51,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "dispatchd.cli.explain",
         "Say which workflow and parameters a job would get.",
     ),
-    "license": ("dispatchd.cli.agent.license", "Show the license."),
+    "license": (
+        "dispatchd.cli.agent.license",
+        "Show the license; make and issue licenses, for vendors.",
+    ),
     "join": ("dispatchd.cli.begin.join", "Make this machine one of a hub's."),
     "activate": (
         "dispatchd.cli.agent.license",

@@ -229,7 +229,7 @@ RULES: Final = (
         number="2.7",
         words="A heartbeat extends the lease: until its end the job is handed out to nobody else",
         extension=LEASE,
-        needs=("heartbeat of the lease", "pull within an extended lease"),
+        needs=("pull within an extended lease", "heartbeat of the lease"),
         problem=claims.lease_not_extended,
     ),
     Rule(

@@ -12,13 +12,14 @@ from attrs import evolve, frozen
 
 from dispatchd.errors import ConfigError, FolderUnusable, UsageError
 from dispatchd.hub.auth.hashing import hashed, new_secret
-from dispatchd.hub.auth.license_signing_key import fingerprint, public_key
+from dispatchd.hub.auth.license_signing_key import public_key
 from dispatchd.hub.config.load import FILE, TOKEN_FILE, Settings, load
 from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.tokens import TokenStore
+from dispatchd.network.signing_key import fingerprint
 from dispatchd.protocol import toml_text
 
 _TEMPLATE: Final = """\

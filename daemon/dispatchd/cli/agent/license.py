@@ -1,8 +1,10 @@
-"""`dispatchd license`, `activate`, `deactivate`: identity of this machine at its endpoint."""
+"""`dispatchd license`, `activate`, `deactivate`: identity of this machine at its endpoint, and a vendor's side of it."""
 
 import os
 import sys
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import click
 
@@ -10,19 +12,40 @@ from dispatchd.agent.config.load import Config
 from dispatchd.cli.agent.as_owner import as_owner_of
 from dispatchd.cli.agent.views import passed_s
 from dispatchd.cli.options import config_option, json_option, load_config, print_json
+from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.screen.hints import confirm, next_step, yes_option
 from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
+from dispatchd.cli.vendor.license_keys import inspect, issue, keygen
 from dispatchd.errors import DispatchdError, NotReachable, UsageError
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.times import ago, utc
 
+_SECTIONS: Final[Sections] = MappingProxyType(
+    {"For vendors": ("keygen", "issue", "inspect")}
+)
 
-@click.command("license")
+
+@click.group(
+    "license", cls=SectionedGroup, sections=_SECTIONS, invoke_without_command=True
+)
 @config_option
 @json_option
-def license_(config_file: Path | None, *, as_json: bool) -> None:
-    """Show the license: source, status, expiry."""
+@click.pass_context
+def license_(
+    context: click.Context, config_file: Path | None, *, as_json: bool
+) -> None:
+    """Show the license of this machine: source, status, expiry; with a command, a vendor's side of licenses."""
+    if context.invoked_subcommand is None:
+        _show(config_file, as_json=as_json)
+
+
+license_.add_command(keygen)
+license_.add_command(issue)
+license_.add_command(inspect)
+
+
+def _show(config_file: Path | None, *, as_json: bool) -> None:
     config = load_config(config_file)
     document = _current_license(config)
     if as_json:

@@ -30,10 +30,11 @@ def rotate(config_file: Path, *, as_json: bool, yes: bool, name: str) -> None:
     """
     require_extra()
     confirm(f"Replace the hub's key {name}?", yes=yes)
-    from dispatchd.hub.auth.license_signing_key import fingerprint, rotate_signing_key
+    from dispatchd.hub.auth.license_signing_key import rotate_signing_key
     from dispatchd.hub.auth.sessions import Sessions
     from dispatchd.hub.storage.cursors import MarkStore
     from dispatchd.hub.storage.tokens import TokenStore
+    from dispatchd.network.signing_key import fingerprint
 
     _, database = open_database(config_file)
     with busy_is_said(f"rotate the key {name}"), closing(database):

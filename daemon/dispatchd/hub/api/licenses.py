@@ -18,9 +18,10 @@ from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import Machine
 from dispatchd.hub.http_bodies import Refused, read_body
 from dispatchd.network.enrolment_key import secret_of
+from dispatchd.network.signing_key import signed
+from dispatchd.protocol.job import Json
 from dispatchd.protocol.license import VERSION
 
-_ALGORITHM: Final = "EdDSA"
 _LIFE_S: Final = 30 * 24 * 3600
 """Lifetime of a token (seconds)."""
 _LONGEST_NAME: Final = 512
@@ -92,11 +93,9 @@ class Licenses:
 
     def _signed(self, machine: Machine) -> str:
         """Return a new token for a machine. Blocks."""
-        import jwt  # noqa: PLC0415  # slow to load, and many hubs never need it
-
         now = int(self.context.now())
         name = machine.server_id.encode(errors="surrogatepass")
-        claims = {
+        claims: dict[str, Json] = {
             "jti": machine.license_id,
             "cv": VERSION,
             "plan": "self-hosted",
@@ -108,7 +107,7 @@ class Licenses:
             "exp": now + _LIFE_S,
         }
         key = signing_key(self.context.stores.tokens)
-        return jwt.encode(claims, key, algorithm=_ALGORITHM)
+        return signed(claims, key)
 
 
 def _check_key(

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from dispatchd.hub.api.views import machine_document
 from dispatchd.hub.auth.hashing import hashed, new_secret
-from dispatchd.hub.auth.license_signing_key import fingerprint, public_key
+from dispatchd.hub.auth.license_signing_key import public_key
 from dispatchd.hub.connections.tls import pinned_certificate
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.binding import FREE, Binding
@@ -19,6 +19,7 @@ from dispatchd.hub.domain.model import Machine
 from dispatchd.hub.domain.scopes import ADMIN, READ
 from dispatchd.hub.http_bodies import Refused, read_body
 from dispatchd.network.enrolment_key import EnrolmentKey
+from dispatchd.network.signing_key import fingerprint
 from dispatchd.protocol.job import Json
 
 _KEY_LIFE_S: Final = 7 * 24 * 3600
