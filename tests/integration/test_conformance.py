@@ -4,10 +4,11 @@ import json
 import re
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -29,8 +30,10 @@ from dispatchd.conformance.rules import RULES
 from dispatchd.conformance.run import Settings, run_trial
 from dispatchd.errors import NotReachable
 from dispatchd.protocol.job import Json
+from support.certificates import Authority, server_context, tls_endpoint
 from support.cli import Done, command, dispatchd
 from support.hub import HubHere, hub
+from support.machine import row
 from support.reference import MACHINE, Reference, reference
 
 CONTRACT = Path(__file__).parents[2] / "contracts" / "README.md"
@@ -575,7 +578,9 @@ async def judge(here: HubHere, folder: Path, *words: str) -> Done:
 async def test_the_command_says_each_rule_and_writes_junit(tmp_path: Path) -> None:
     file = tmp_path / "junit.xml"
     async with hub(tmp_path / "hub") as here:
+        theirs = await here.submit({"dag_name": "deploy"})
         done = await judge(here, tmp_path, "--junit", str(file), "--level", "2")
+        assert (await row(here, theirs))["state"] == "queued"
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Level: 2" in done.stdout
     for rule in RULES:
@@ -585,6 +590,27 @@ async def test_the_command_says_each_rule_and_writes_junit(tmp_path: Path) -> No
     assert cases == [f"{rule.number} {rule.words}" for rule in RULES]
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     assert suite.get("skipped") == str(len([*suite.iter("skipped")]))
+
+
+async def test_a_certificate_has_to_be_of_the_authority_that_is_named(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    context = server_context(authority.issue("127.0.0.1"))
+    other = Authority(tmp_path / "other")
+    async with tls_endpoint(context) as server:
+        words = [f"https://127.0.0.1:{server.port}", "--submit-command", "true"]
+        (tmp_path / "key").write_text("k")
+        words += ["--key-file", str(tmp_path / "key")]
+        refused = await command("conformance", *words, "--ca-file", str(other.file))
+        missing = await command(
+            "conformance", *words, "--ca-file", str(tmp_path / "no")
+        )
+    assert (refused.returncode, missing.returncode) == (69, 69)
+    assert "certificate verify failed" in refused.stderr
+    assert "cannot use --ca-file" in missing.stderr
+    for done in (refused, missing):
+        assert len(done.stderr.splitlines()) == 1
 
 
 def words_for(server: Reference) -> list[str]:
@@ -792,3 +818,20 @@ def test_a_hostile_endpoint_neither_hangs_nor_breaks_it(
     text = junit_xml(url, judgements, record.ended)
     assert ET.fromstring(text).tag == "testsuite"
     assert "secret-of-it" not in text
+
+
+def test_an_endpoint_that_is_always_slow_does_not_hold_it(tmp_path: Path) -> None:
+    class Slow(serve.Handler):
+        @override
+        def reply(self, status: int, document: rules.Json | None) -> None:
+            never.wait(0.3)
+            super().reply(status, document)
+
+    never = Event()
+    with reference(tmp_path, handler=Slow) as server:
+        settings = trial_of(server, call_timeout_s=0.35, patience_s=0.0)
+        assert settings.longest_s == pytest.approx(10.5)
+        began = time.monotonic()
+        record = anyio.run(run_trial, settings)
+    assert record.ended
+    assert time.monotonic() - began < 60

@@ -18,9 +18,11 @@ from dispatchd.protocol.job import Json
 _DISPATCH: Final = "/api/v1/github/dispatch"
 _LICENSES: Final = "/api/v1/licenses"
 
-MOST_JOB_BYTES: Final = 32 << 20
-_MOST_REPLY_BYTES: Final = 1 << 20
-"""Largest replies that a machine reads (bytes; contracts/README.md, limits)."""
+_MOST_BYTES: Final = 256 << 10
+"""Largest answer that is read (bytes): a record holds all of them, and the trial's jobs are small."""
+
+_MOST_WORDS: Final = 200
+"""Longest part of an error that is repeated (characters)."""
 
 _MOST_FAULTS: Final = 3
 """Calls without an answer after which a trial ends (count)."""
@@ -108,6 +110,9 @@ class Caller:
                 await self._read(request, answer)
         except TimeoutError:
             answer.fault = f"no whole answer within {deadline_s:g} s"
+        except httpx.ConnectError as error:
+            # The words of the system or of TLS, such as a certificate that is not trusted.
+            answer.fault = f"no connection: {str(error)[:_MOST_WORDS]}"
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             answer.fault = f"no answer: {type(error).__name__}"
         answer.took_s = anyio.current_time() - began
@@ -119,13 +124,12 @@ class Caller:
     async def _read(self, request: httpx.Request, answer: Answer) -> None:
         response = await self.http.send(request, stream=True)
         try:
-            most = MOST_JOB_BYTES if answer.call == "pull" else _MOST_REPLY_BYTES
             body = bytearray()
             # Raw: nothing is unpacked.
             async for part in response.aiter_raw():
                 body += part
-                if len(body) > most:
-                    answer.fault = f"the answer has more than {most >> 20} MiB"
+                if len(body) > _MOST_BYTES:
+                    answer.fault = f"the answer has more than {_MOST_BYTES >> 10} KiB"
                     return
             answer.status, answer.body = response.status_code, bytes(body)
             answer.headers = {

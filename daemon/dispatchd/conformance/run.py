@@ -39,6 +39,11 @@ class Settings:
     call_timeout_s: float = 10.0
     patience_s: float = 5.0
 
+    @property
+    def longest_s(self) -> float:
+        """Longest time of a whole trial (seconds): 30 calls may take all of their time."""
+        return 30 * self.call_timeout_s + 3 * self.patience_s
+
 
 async def run_trial(settings: Settings) -> Record:
     """Return the record of a trial.
@@ -60,7 +65,12 @@ async def run_trial(settings: Settings) -> Record:
             name=name,
             record=record,
         )
-        trial = Trial(machine=machine, hooks=hooks, patience_s=settings.patience_s)
+        trial = Trial(
+            machine=machine,
+            hooks=hooks,
+            patience_s=settings.patience_s,
+            longest_s=settings.longest_s,
+        )
         await trial.play()
     if all(answer.fault for answer in record.answers.values()):
         faults = [answer.fault for answer in record.answers.values()]

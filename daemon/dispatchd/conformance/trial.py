@@ -34,11 +34,15 @@ _WRONG: Final = "made-up-by-conformance"
 
 @define(kw_only=True)
 class Trial:
-    """One machine before one endpoint. `patience_s` is the longest lease whose end is waited for (seconds)."""
+    """One machine before one endpoint.
+
+    `patience_s` is the longest lease whose end is waited for, `longest_s` the time for all scenes (seconds).
+    """
 
     machine: Machine
     hooks: Hooks
     patience_s: float
+    longest_s: float
 
     async def play(self) -> None:
         """Play every scene that is possible here, then end what is left of the trial's jobs."""
@@ -48,8 +52,12 @@ class Trial:
             *(self._lease_ends, self._restarted, self._license, self._revoked),
         )
         try:
-            for scene in scenes:
-                await scene()
+            with anyio.fail_after(self.longest_s):
+                for scene in scenes:
+                    await scene()
+        except TimeoutError:
+            reason = f"it was not done within {self.longest_s:g} s"
+            self.machine.record.ended = reason
         except TrialEnds:
             pass
         except NotReachable as error:
