@@ -502,7 +502,13 @@ VARIANTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 """What is broken, the rule that it breaks, and how."""
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.torture] if number % 5 else [])
+        for number, name in enumerate(VARIANTS)
+    ],
+)
 def test_a_broken_endpoint_is_caught_by_the_rule_that_it_breaks(
     tmp_path: Path, name: str
 ) -> None:
