@@ -131,6 +131,22 @@ def test_a_run_is_decided_once_it_has_fired() -> None:
     assert after.next_at == at("2026-11-29T02:30")
 
 
+def test_a_run_that_fell_due_while_another_was_fired_is_not_lost() -> None:
+    progress = Progress(cron="* * * * *", timezone="UTC", until=0.0)
+    due = due_now(progress, now=60.0)
+    assert due == Due(at=60.0, missed=0)
+
+    after = fired(progress, due, "j", now=125.0)
+
+    assert due_now(after, now=125.0) == Due(at=120.0, missed=0)
+
+
+def test_what_a_newer_release_has_stored_beside_the_progress_is_left_out() -> None:
+    progress = Progress(cron="0 0 * * *", timezone="UTC", until=1.0)
+
+    assert Progress.read(f'{{"newer": [], {progress.text[1:]}') == progress
+
+
 def test_a_new_plan_counts_from_now_on_and_the_same_one_from_where_it_was() -> None:
     now = at("2026-11-28T12:00")
     before = Progress(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from itertools import islice, takewhile
 from typing import Final, Self
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve, fields_dict, frozen
 
 from dispatchd.hub.domain.schedules.plan import Plan
 
@@ -39,8 +39,10 @@ class Progress:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Return the progress that a text has."""
-        return cls(**json.loads(text))
+        """Return the progress that a text has. What a newer release has added to it is left out."""
+        known = fields_dict(cls)
+        stored = json.loads(text).items()
+        return cls(**{name: value for name, value in stored if name in known})
 
     @property
     def text(self) -> str:
