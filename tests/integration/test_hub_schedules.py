@@ -91,6 +91,13 @@ async def passes(server: HubHere, name: str, seconds: float, step_s: float) -> N
         await settles(server, name)
 
 
+async def overdue_s(server: HubHere) -> float:
+    text = (await server.http.get("/metrics")).text
+    name = "dispatchd_hub_schedule_overdue_seconds "
+    [line] = [line for line in text.splitlines() if line.startswith(name)]
+    return float(line.removeprefix(name))
+
+
 def set_clock(server: HubHere, text: str) -> None:
     """Set the hub's clock to a time in UTC."""
     wanted = datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
@@ -252,12 +259,15 @@ async def test_a_full_queue_makes_a_run_wait_and_loses_none(tmp_path: Path) -> N
         await until(lambda: "schedule_waits" in server.log_file.read_text())
         await advance(10)
         waiting = await jobs(server)
+        overdue = await overdue_s(server)
         machine = Machine(http=server.http)
         held = await machine.pull()
         await settles(server, "nightly")
         found = await jobs(server)
         waits = [each for each in log(server) if each["event"] == "schedule_waits"]
+        caught_up = await overdue_s(server)
 
+    assert (overdue > 0, caught_up) == (True, 0)
     assert (held.id, waiting, len(found)) == ("first", [], 1)
     assert [each["reason"] for each in waits] == ["the queue is full (queue.most = 1)"]
 
