@@ -272,6 +272,42 @@ async def test_a_full_queue_makes_a_run_wait_and_loses_none(tmp_path: Path) -> N
     assert [each["reason"] for each in waits] == ["the queue is full (queue.most = 1)"]
 
 
+async def test_a_run_that_meets_no_database_is_made_later_and_once(
+    tmp_path: Path,
+) -> None:
+    async with scheduled(tmp_path, NIGHTLY) as server:
+        file = server.folder / "hub.db"
+        file.rename(file.with_name("aside.db"))
+        await advance(86_400)
+        await until(lambda: "database_busy" in server.log_file.read_text())
+        await advance(10)
+        file.with_name("aside.db").rename(file)
+        await settles(server, "nightly")
+        found = await jobs(server)
+        said = server.log_file.read_text()
+
+    assert len(found) == 1
+    assert "bug_contained" not in said
+
+
+async def test_nobody_takes_the_id_of_a_run_before_it(tmp_path: Path) -> None:
+    taken = {"id": "schedule-nightly-20990101T013000Z", "dag_name": "other"}
+    free = [
+        {**taken, "id": "schedule-nightly-2099"},
+        {**taken, "id": "schedule-other-20990101T013000Z"},
+    ]
+    async with scheduled(tmp_path, NIGHTLY) as server:
+        refused = await server.http.post("/api/v1/jobs", json=taken)
+        others = [
+            (await server.http.post("/api/v1/jobs", json=each)).status_code
+            for each in free
+        ]
+
+    assert refused.status_code == 409
+    assert "for the schedule nightly" in refused.json()["message"]
+    assert others == [201, 201]
+
+
 async def test_jobs_are_queued_on_time_while_dispatch_is_paused(tmp_path: Path) -> None:
     async with scheduled(tmp_path) as server:
         await server.http.post("/api/v1/dispatch/pause", json={})

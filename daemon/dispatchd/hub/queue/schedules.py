@@ -211,7 +211,7 @@ def _log_fired(
         schedule=schedule.name, job_id=job_id, due_at=iso(due.at)
     )
     if job is None:
-        # After a set-back of the clock, or somebody has submitted a job with this id.
+        # After a set-back of the clock.
         log.warning("schedule_job_exists")
     elif due.missed or late_s >= LATE_S:
         log.warning("schedule_caught_up", late_s=round(late_s), missed=due.missed)

@@ -1,6 +1,7 @@
 """Progress of a schedule, and the run that is to be made a job now."""
 
 import json
+import re
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from typing import Final, Self
@@ -14,6 +15,8 @@ MOST_COUNTED: Final = 1000
 
 LATE_S: Final = 60.0
 """Delay from which a run counts as missed and caught up (seconds)."""
+
+_JOB_ID: Final = re.compile(r"schedule-(?P<name>.+)-[0-9]{8}T[0-9]{6}Z")
 
 SET_BACK_S: Final = 60.0
 """Lead of the newest decision over the clock from which the clock counts as set back (seconds)."""
@@ -107,6 +110,12 @@ def fired(progress: Progress, due: Due, job_id: str, *, now: float) -> Progress:
         job_id=job_id,
         missed=due.missed,
     )
+
+
+def schedule_of(job_id: str) -> str:
+    """Return the name of the schedule whose jobs have ids of this form; empty for another form."""
+    match = _JOB_ID.fullmatch(job_id)
+    return match["name"] if match else ""
 
 
 def job_id_of(name: str, due_at: float) -> str:
