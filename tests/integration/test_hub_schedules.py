@@ -1,13 +1,15 @@
 """Schedules of a hub: each due run is one job, whatever happens to the hub, its clock and its configuration."""
 
 import json
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from sqlalchemy import Connection
 
@@ -24,6 +26,7 @@ from dispatchd.protocol.contracts import check
 from support.cli import command
 from support.clock import advance
 from support.hub import HubHere, hub
+from support.hub_process import HubProcess
 from support.machine import Machine
 from support.threads import at_once
 from support.until import until
@@ -436,6 +439,48 @@ async def test_two_hub_processes_make_one_job_of_each_run(
 
     assert len(found) == len(before) + 10
     assert sum(map(len, fired_by)) == 10
+
+
+@pytest.mark.host
+async def test_two_processes_that_start_at_once_catch_each_run_up_once(
+    tmp_path: Path, postgresql_url: str
+) -> None:
+    names = [f"s{number}" for number in range(20)]
+    table = '[[schedules]]\nname = "{}"\ncron = "{}"\nworkflow = "ci"\n'
+    due = datetime.fromtimestamp(time.time() - 7200, UTC)
+    cron = f"{due.minute} {due.hour} {due.day} {due.month} *"
+    more = "".join(table.format(name, cron) for name in names)
+    servers = [
+        HubProcess(folder=tmp_path / name, database_url=postgresql_url, more=more)
+        for name in ("one", "other")
+    ]
+    for each in servers:
+        each.make()
+    with closing(Database.open(postgresql_url)) as database:
+        plans = {name: Plan(cron=cron, timezone="UTC") for name in names}
+        store = ScheduleStore(database)
+        store.begin(plans, now=time.time() - 9000)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for each in servers:
+                    tasks.start_soon(each.start)
+            await until(
+                lambda: all(
+                    Progress.read(text).due_at for text in store.texts().values()
+                )
+            )
+            await until(lambda: sum(map(caught_up, servers)) == len(names))
+        finally:
+            for each in servers:
+                each.kill()
+        found = JobReader(database).list(Filter(limit=100))
+
+    assert sorted(job.id.split("-")[1] for job in found) == sorted(names)
+    assert sum(map(caught_up, servers)) == len(names)
+
+
+def caught_up(server: HubProcess) -> int:
+    return server.log_file.read_text().count("schedule_caught_up")
 
 
 @pytest.mark.host
