@@ -21,6 +21,7 @@ from dispatchd.hub.domain.schedules.progress import (
     job_id_of,
     was_set_back,
 )
+from dispatchd.hub.init import init
 from dispatchd.protocol.contracts import schema
 
 NIGHTLY = Plan(cron="30 2 * * *", timezone="Europe/Berlin")
@@ -249,6 +250,20 @@ def test_the_schema_has_the_keys_and_defaults_of_our_type() -> None:
     defaults = attrs.asdict(Schedule(name="n", cron="c", workflow="w"))
     for name, each in properties.items():
         assert each.get("default", defaults[name]) == defaults[name]
+
+
+def test_what_init_shows_of_schedules_can_be_read(tmp_path: Path) -> None:
+    options = {"listen": "127.0.0.1:0", "database_url": "sqlite:///hub.db"}
+    init(tmp_path, license_id="x", **options)
+    file = tmp_path / "hub.toml"
+    shown = file.read_text().partition("# [[schedules]]\n")[2].partition("\n\n")[0]
+    file.write_text(
+        "[[schedules]]\n" + shown.replace("# ", "", 1).replace("\n# ", "\n")
+    )
+
+    [schedule] = load(file).schedules
+
+    assert (schedule.name, schedule.inputs) == ("nightly", {"level": "full"})
 
 
 def test_every_configuration_of_schedules_in_the_documentation_can_be_read(
