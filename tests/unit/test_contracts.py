@@ -53,6 +53,7 @@ NAMES = [
     "hub-github-status",
     "hub-job",
     "hub-machine",
+    "hub-schedule",
     "hub-token",
     "license-heartbeat-reply",
     "license-heartbeat-request",

@@ -26,6 +26,7 @@ from dispatchd.agent.endpoint.wire import job_to_wire, read_delivery
 from dispatchd.agent.store.codec import SCHEMA_VERSION, decode, to_document
 from dispatchd.agent.store.evidence import read_result
 from dispatchd.errors import ContractViolation
+from dispatchd.hub.api.schedules import schedule_document
 from dispatchd.hub.api.views import (
     attempt_document,
     delivery_document,
@@ -34,6 +35,7 @@ from dispatchd.hub.api.views import (
     token_document,
 )
 from dispatchd.hub.config import load as settings
+from dispatchd.hub.config.schedules import Schedule
 from dispatchd.hub.domain.model import Attempt as Claim
 from dispatchd.hub.domain.model import Delivery, HubJob, Machine, State, Token
 from dispatchd.hub.domain.result_details import NAMES
@@ -305,8 +307,19 @@ def test_the_hubs_configuration_has_the_keys_and_defaults_of_our_type() -> None:
 
     assert set(properties) == set(fields) - {"file"}
     for name, each in properties.items():
-        assert each.get("default", fields[name].default) == fields[name].default
+        default = each.get("default", fields[name].default)
+        # A list of a file is a tuple of ours.
+        default = tuple(default) if isinstance(default, list) else default
+        assert default == fields[name].default
         assert ("default" in each) != ("properties" in each)
+
+
+def toml_value(value: object) -> str:
+    """Return a value of an example as TOML, whose inline tables have other signs than JSON."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    pairs = ", ".join(f"{json.dumps(k)} = {toml_value(v)}" for k, v in value.items())
+    return f"{{{pairs}}}"
 
 
 @pytest.mark.parametrize("path", examples("hub-config"), ids=name_of)
@@ -319,6 +332,12 @@ def test_a_valid_configuration_of_the_hub_is_read(path: Path, tmp_path: Path) ->
                 f"[{name}]",
                 *(f"{k} = {json.dumps(v)}" for k, v in value.items()),
             ]
+        elif isinstance(value, list):
+            for table in value:
+                lines += [
+                    f"[[{name}]]",
+                    *(f"{k} = {toml_value(v)}" for k, v in table.items()),
+                ]
         else:
             lines = [f"{name} = {json.dumps(value)}", *lines]
     file.write_text("\n".join(lines))
@@ -342,6 +361,11 @@ SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
     ),
     ("hub-token", token_document(Token(name="t", token_hash="", scopes="")), {"token"}),
     ("hub-delivery", delivery_document(Delivery(id="d", state="queued")), set()),
+    (
+        "hub-schedule",
+        schedule_document(Schedule(name="n", cron="0 0 * * *", workflow="ci"), {}),
+        set(),
+    ),
 ]
 
 

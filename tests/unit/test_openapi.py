@@ -34,6 +34,7 @@ OF_THE_HUB = {
     "hub-github-status",
     "hub-job",
     "hub-machine",
+    "hub-schedule",
     "hub-token",
     "machine-binding-request",
     "machine-request",

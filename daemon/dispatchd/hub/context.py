@@ -27,6 +27,7 @@ from dispatchd.hub.storage.dispatch_rules import BindingStore, PauseStore
 from dispatchd.hub.storage.engines.turns import awaited
 from dispatchd.hub.storage.jobs.checks import CheckStore
 from dispatchd.hub.storage.jobs.reader import JobReader
+from dispatchd.hub.storage.jobs.schedules import ScheduleStore
 from dispatchd.hub.storage.jobs.store import JobStore
 from dispatchd.hub.storage.logs.store import LogStore
 from dispatchd.hub.storage.machines import MachineStore
@@ -64,6 +65,7 @@ class Stores:
     checks: CheckStore = field(init=False, default=_of(CheckStore))
     pauses: PauseStore = field(init=False, default=_of(PauseStore))
     bindings: BindingStore = field(init=False, default=_of(BindingStore))
+    schedules: ScheduleStore = field(init=False, default=_of(ScheduleStore))
 
 
 @define(kw_only=True)

@@ -52,6 +52,14 @@ license_id = {license_id}
 # job_mib = 1024                   # how large all artifacts of one job may be together; 0 keeps none
 # file_mib = 512                   # how large one of them may be
 
+# Jobs at the times of cron expressions (docs/hub.md, schedules).
+# [[schedules]]
+# name = "nightly"
+# cron = "30 2 * * *"              # minute, hour, day of month, month, day of week
+# timezone = "Europe/Berlin"       # UTC without it
+# workflow = "backup"              # a workflow of the machines
+# inputs = {{ level = "full" }}      # the run finds them as .inputs in $GITHUB_EVENT_PATH
+
 # A GitHub App of your own (docs/github.md): write the rules, then `dispatchd hub github setup`.
 # [github]
 # public_url = "https://hub.example.org"

@@ -34,6 +34,7 @@ from dispatchd.hub.api.logs import Logs
 from dispatchd.hub.api.machines import Machines
 from dispatchd.hub.api.probes import Probes
 from dispatchd.hub.api.pull import Pull
+from dispatchd.hub.api.schedules import ScheduleList
 from dispatchd.hub.auth.audit import auditing
 from dispatchd.hub.config.load import Settings
 from dispatchd.hub.connections.accept import Listening
@@ -48,6 +49,7 @@ from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.extension import Extension, Loop
 from dispatchd.hub.github.extension import github_extension
 from dispatchd.hub.http_bodies import Refused
+from dispatchd.hub.queue.schedules import Schedules
 from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.web.pages import Page
 from dispatchd.hub.workers.housekeeping import Expiry, Pruning
@@ -90,6 +92,7 @@ def application(
             *Licenses(context).routes(),
             *Machines(context).routes(),
             *Admin(context, submissions, extension).routes(),
+            *ScheduleList(context).routes(),
             *probes.routes(),
             *Page(context, jobs, logs, artifacts, extension).routes(),
             *extension.routes(),
@@ -149,6 +152,7 @@ async def serve(
         # Before the first answer: with an unreadable key the hub must not start.
         extension = await stack.enter_async_context(github_extension(context))
         loops: list[Loop] = [Expiry(context).run, Pruning(context, extension).run]
+        loops.append(Schedules(context, Submissions(context)).run)
         loops += extension.loops()
         if manager.watchdog_s:
             loops.append(partial(_feed_watchdog, manager, context.bugs))

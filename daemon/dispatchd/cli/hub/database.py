@@ -46,7 +46,7 @@ def require_extra() -> None:
     Raises:
         NotReachable: One is missing.
     """
-    for name in ("alembic", "psycopg", "sqlalchemy", "starlette", "uvicorn"):
+    for name in ("alembic", "cronsim", "psycopg", "sqlalchemy", "starlette", "uvicorn"):
         if find_spec(name) is None:
             reason = f"{name} is not installed; run: pip install 'dispatchd[hub]'"
             raise NotReachable(cannot="use a hub", reason=reason)

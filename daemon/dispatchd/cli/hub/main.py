@@ -19,6 +19,7 @@ from dispatchd.cli.hub import keys as hub_keys
 from dispatchd.cli.hub import login as hub_login
 from dispatchd.cli.hub import logs as hub_logs
 from dispatchd.cli.hub import run as hub_run
+from dispatchd.cli.hub import schedules as hub_schedules
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
 from dispatchd.cli.hub.github import commands as hub_github
@@ -42,7 +43,8 @@ _SECTIONS: Final[Sections] = MappingProxyType(
     {
         "Jobs": (
             *("run", "watch", "jobs", "show", "logs", "artifacts"),
-            *("open", "cancel", "requeue", "submit", "pause", "resume", "prune"),
+            *("open", "cancel", "requeue", "submit", "schedules"),
+            *("pause", "resume", "prune"),
         ),
         "Machines and people": ("machines", "machine", "token", "login-link"),
         "GitHub": ("github", "deliveries", "redeliver", "route"),
@@ -60,6 +62,7 @@ for _command in (
     *(*hub_run.COMMANDS, *hub_jobs.COMMANDS, *hub_people.COMMANDS),
     *(hub_github.github, hub_route.route, hub_keys.keys, hub_logs.logs),
     *(hub_login.login_link_command, hub_artifacts.artifacts),
+    hub_schedules.schedules,
 ):
     hub.add_command(_command)
 

@@ -17,6 +17,7 @@ from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import ENDED, Attempt, HubJob, State, Submission
+from dispatchd.hub.domain.schedules.progress import schedule_of
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import (
@@ -66,7 +67,7 @@ class Jobs:
         like the call that cancels a job.
 
         Raises:
-            Refused: The id is taken, or the job would end others and the token lacks `admin`.
+            Refused: The id is taken or reserved, or the job would end others and the token lacks `admin`.
         """
         token = await self.context.require(request, SUBMIT)
         members = await read_members(request, "submit-request", LARGEST_JOB_BODY)
@@ -83,6 +84,7 @@ class Jobs:
         job_id = str(document.get("id") or uuid4()).replace(
             "\0", "\N{REPLACEMENT CHARACTER}"
         )
+        self._require_free(job_id)
         texts = {
             name: members[name].text if name in members else "null" for name in TEXTS
         }
@@ -154,6 +156,17 @@ class Jobs:
         new_id = request.query_params.get("new_id", "")
         again = await self.again(request.path_params["job_id"], new_id)
         return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
+
+    def _require_free(self, job_id: str) -> None:
+        """Raise if an id is that of a job of a schedule: whoever took it first would keep the schedule from that run.
+
+        Raises:
+            Refused: It is one.
+        """
+        name = schedule_of(job_id)
+        if any(name == schedule.name for schedule in self.context.settings.schedules):
+            message = f"the id {job_id} is for the schedule {name}; choose another one"
+            raise Refused(HTTPStatus.CONFLICT, message)
 
     def _document(self, job: HubJob, names: Mapping[str, str]) -> dict[str, Json]:
         link = self.extension.link_of(job)

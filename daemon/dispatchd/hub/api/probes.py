@@ -19,6 +19,7 @@ from typing_extensions import override
 from dispatchd.hub.api.views import machine_state, silent_s
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.domain.schedules.progress import Progress
 from dispatchd.hub.domain.scopes import READ
 from dispatchd.hub.extension import Extension
 
@@ -144,6 +145,11 @@ class Probes:
             "1 while dispatch is paused, else 0.",
             value=0 if self.context.stores.pauses.get() is None else 1,
         )
+        yield GaugeMetricFamily(
+            "dispatchd_hub_schedule_overdue_seconds",
+            "For how long the run of a schedule is due that has waited longest to become a job.",
+            value=self._overdue_s(),
+        )
         yield from self._of_machines()
         yield from self._of_checks()
         yield from self.extension.metrics()
@@ -156,6 +162,14 @@ class Probes:
         for (call, status), count in sorted(self.answers.items()):
             answers.add_metric([call, str(status)], count)
         yield answers
+
+    def _overdue_s(self) -> float:
+        if not self.context.settings.schedules:
+            return 0.0
+        texts = self.context.stores.schedules.texts().values()
+        due = [Progress.read(text).next_at for text in texts]
+        now = self.context.now()
+        return max((now - at for at in due if at is not None and at < now), default=0.0)
 
     def _of_bugs(self) -> Iterator[Metric]:
         bugs = self.context.bugs

@@ -1,5 +1,6 @@
 """Configuration of the hub: `hub.toml`, validated as a whole (contracts/schemas/hub-config.schema.json)."""
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -8,7 +9,9 @@ from urllib.parse import quote
 from attrs import evolve, frozen
 
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.hub.config import schedules as schedule_tables
 from dispatchd.hub.config.github import GithubSettings, mistakes, resolved
+from dispatchd.hub.config.schedules import Schedule
 from dispatchd.network.proxies import MAX_PORT
 from dispatchd.protocol import toml_text
 from dispatchd.protocol.contracts import violations
@@ -124,6 +127,8 @@ class Settings:
     retention: Retention = Retention()
     logs: LogSettings = LogSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
+    schedules: tuple[Schedule, ...] = ()
+    """Schedules that make jobs."""
     github: GithubSettings | None = None
     """Settings for GitHub; None for a hub without GitHub."""
 
@@ -202,15 +207,15 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         # getaddrinfo(3) would take the remainder.
         expected = f"must have a port up to {MAX_PORT}"
         raise ConfigError([Problem(file=file, key="listen", expected=expected)])
+    _require_none(file, schedule_tables.mistakes(settings.schedules))
     github = settings.github
     if github is not None:
-        problems = [
-            Problem(file=file, key=key, expected=expected)
+        found = (
+            (key, expected)
             for key, expected in mistakes(github)
             if key.startswith("github.rules") or not before_app
-        ]
-        if problems:
-            raise ConfigError(problems)
+        )
+        _require_none(file, found)
         github = resolved(github, file.parent)
     try:
         url = _absolute(settings.database_url, file.parent)
@@ -228,6 +233,19 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         tls_cert_file=cert_file,
         tls_key_file=key_file,
     )
+
+
+def _require_none(file: Path, found: Iterable[tuple[str, str]]) -> None:
+    """Raise if there is a mistake, each of which is a key and an expectation.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    problems = [
+        Problem(file=file, key=key, expected=expected) for key, expected in found
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,1 +1,1 @@
-"""Queue of the hub: pauses, bindings of machines, and the start after a restore."""
+"""Queue of the hub: admission of jobs, the jobs of schedules, and the start after a restore."""

@@ -7,6 +7,7 @@ from typing import Final
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.dispatch_rules import Pause, PauseStore
+from dispatchd.hub.storage.jobs.schedules import ScheduleStore
 from dispatchd.protocol.times import utc
 
 SKIPPED: Final = "it came before the restore of a backup, which was told to skip it"
@@ -22,7 +23,7 @@ class SinceBackup(StrEnum):
     RUN = "run"
     """Fetch and run them; machines repeat the results of jobs that they have run."""
     SKIP = "skip"
-    """Store them as ignored."""
+    """Store them as ignored, and catch up no run of a schedule."""
 
 
 def prepare(database: Database, choice: SinceBackup, *, file: Path, now: float) -> None:
@@ -39,6 +40,7 @@ def prepare(database: Database, choice: SinceBackup, *, file: Path, now: float) 
         PauseStore(database).begin(Pause(since=now, reason=reason))
     elif choice is SinceBackup.SKIP:
         MarkStore(database).put(_MARK, str(now))
+        ScheduleStore(database).skip(until=now)
 
 
 def skip_before(database: Database) -> float:

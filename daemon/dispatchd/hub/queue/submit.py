@@ -102,6 +102,24 @@ class Submissions:
             self.context.waiting.notify(new)
         return [new.id for new in made]
 
+    def admit(self, db: Connection, submission: Submission) -> HubJob | None:
+        """Insert a job within a transaction and return it; return None, and change nothing, if its id is taken.
+
+        The caller wakes those who wait for it (`Waiting.notify`) after the commit.
+
+        Raises:
+            JobTooLarge: No machine could read the job.
+            QueueFull: The queue is full.
+        """
+        queue = self.context.settings.queue
+        return self._admission.admit(
+            db,
+            self._admissible(submission),
+            now=self.context.now(),
+            most=queue.most,
+            most_bytes=queue.most_bytes,
+        )
+
     def _admit_again(self, db: Connection, job: HubJob, new_id: str) -> HubJob | None:
         """Insert within a transaction a new job that runs another one again; return None if its id is taken.
 
@@ -114,14 +132,7 @@ class Submissions:
         shown = check_of(db, job.id)
         check = shown.check if shown else None
         submission = once_more(job, check, texts.payload, texts.headers, new_id=new_id)
-        queue = self.context.settings.queue
-        new = self._admission.admit(
-            db,
-            self._admissible(submission),
-            now=self.context.now(),
-            most=queue.most,
-            most_bytes=queue.most_bytes,
-        )
+        new = self.admit(db, submission)
         if new is not None:
             add_again(db, job.document.delivery_id, job.id, new.id)
             note_requeue(db, new.id, job.id)
