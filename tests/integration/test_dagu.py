@@ -68,6 +68,21 @@ async def test_a_running_job_is_cancelled_and_one_that_ignores_it_is_killed(
     assert set(states.values()) == {"aborted"}
 
 
+async def test_a_run_that_somebody_stops_on_dagus_page_is_aborted(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, {"it": WAITS}, limits="max_retries = 3") as at:
+        at.hand_out("j", "it")
+        await at.until_running()
+        name = (await at.until_recorded("j"))["name"]
+        assert await at.dagu.post(f"/dag-runs/dispatchd/{name}/stop") == 200
+        end = await at.finished("j")
+
+    assert end["result_status"] == "aborted", end
+    assert (tmp_path / "term").read_text() == "term\n"
+    assert at.runs == 1
+
+
 async def test_a_job_in_the_queue_is_cancelled_and_never_runs(tmp_path: Path) -> None:
     async with scene(tmp_path, {"it": WAITS}) as at:
         at.dagu.kill("scheduler")

@@ -108,6 +108,13 @@ class Dagu:
                 return None
         return reply.json()
 
+    async def post(self, path: str) -> int:
+        """Return the status that a call is answered with."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+            reply = await http.post(f"{self.origin}{API}{path}", headers=headers)
+        return reply.status_code
+
     async def until_up(self) -> None:
         async def look() -> bool:
             return "dagRuns" in (await self.get("/dag-runs") or {})
