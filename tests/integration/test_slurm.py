@@ -9,8 +9,9 @@ import pytest
 
 from support.cli import command
 from support.endpoint import Endpoint, as_json
+from support.engine_scene import WAITS
 from support.slurm import Cluster, booted
-from support.slurm_scene import WAITS, scene
+from support.slurm_scene import scene
 from support.until import until
 
 pytestmark = pytest.mark.host

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from support.engine_scene import WAITS
 from support.slurm import Cluster, booted
-from support.slurm_scene import WAITS, scene
+from support.slurm_scene import scene
 
 pytestmark = pytest.mark.host
 

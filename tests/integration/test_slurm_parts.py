@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from dispatchd.agent.config.engines import OURS, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import Cloud, EngineEntry, File, WorkflowEntry
-from dispatchd.agent.engines.slurm.claims import Claim, Files
+from dispatchd.agent.engines.claims import Claim, Files
 from dispatchd.agent.engines.slurm.commands import Commands
 from dispatchd.agent.engines.slurm.listing import Listings
-from dispatchd.agent.engines.slurm.script import LAUNCH, batch_script, launch_text
+from dispatchd.agent.engines.slurm.script import batch_script, launch_text
 from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import Row, ended, parsed
+from dispatchd.agent.engines.start_script import LAUNCH
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import MachineTime
 from dispatchd.protocol.outcome import Exit, FailureCause

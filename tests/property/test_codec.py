@@ -14,6 +14,7 @@ from dispatchd.agent.domain.job import (
     STEPS_KEPT,
     Attempt,
     BatchJob,
+    DagRun,
     ProcessIdentity,
     Step,
     Terms,
@@ -70,6 +71,14 @@ batch_jobs = st.builds(
     submitted_at=times,
     limit_s=st.floats(0, 1e9),
 )
+dag_runs = st.builds(
+    DagRun,
+    engine=texts,
+    url=texts,
+    dag=st.text(st.characters(), min_size=1, max_size=40),
+    name=st.text(st.characters(), min_size=1, max_size=40),
+    limit_s=st.floats(0, 1e9),
+)
 terms = st.builds(
     Terms,
     retries=st.integers(0, 9),
@@ -87,6 +96,7 @@ attempts = st.builds(
     terms=st.none() | terms,
     process=st.none() | processes,
     batch_job=st.none() | batch_jobs,
+    dag_run=st.none() | dag_runs,
     stop=st.none() | st.sampled_from(FailureCause),
     ended_at=st.none() | times,
     cause=st.none() | st.sampled_from(FailureCause),
@@ -163,6 +173,12 @@ FULL = TrackedJob(
                 submitted_at=NOW,
                 limit_s=60.0,
             ),
+        ),
+        Attempt(
+            number=3,
+            started_at=NOW,
+            deadline_at=NOW,
+            dag_run=DagRun(engine="d", url="u", dag="x", name="dd-1-3", limit_s=60.0),
         ),
     ),
     verdict=Verdict(

@@ -49,9 +49,9 @@ def execution(
         engine,
         context.current,
         lambda: [
-            record.attempt.batch_job
+            record.attempt.remote
             for record in tracker.in_phase(Phase.RUNNING)
-            if record.attempt is not None and record.attempt.batch_job is not None
+            if record.attempt is not None and record.attempt.remote is not None
         ],
     )
     survivors = Survivors(engines, context.bugs)

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
-from dispatchd.agent.config.keys import EngineEntry, File, WorkflowEntry
+from dispatchd.agent.config.keys import EngineEntry, EngineKind, File, WorkflowEntry
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.protocol.job import Json
@@ -21,6 +22,14 @@ OURS: Final = (
 )
 """Options of sbatch(1) that the daemon sets, has a key for, or relies on not being set."""
 
+_ALONE: Final = MappingProxyType(
+    {
+        EngineKind.SLURM: (*OWN_KEYS, "options"),
+        EngineKind.DAGU: ("url", "dag", "key_file"),
+    }
+)
+"""Keys that only one kind of engine knows."""
+
 _OPTION: Final = re.compile(r"--([a-z][a-z0-9-]*)(=[^\x00-\x1f\x7f]*)?")
 
 _LOCAL_ALONE: Final = (
@@ -31,11 +40,27 @@ _LOCAL_ALONE: Final = (
 
 
 def unfit_options(content: File) -> Iterator[tuple[str, str]]:
-    """Yield key and expectation for every option of an engine that the daemon can't pass on."""
+    """Yield key and expectation for every setting of an engine that its kind can't use."""
     for name, entry in content.engines.items():
+        for key, expected in (*_foreign(entry), *_needed(entry)):
+            yield f"engines.{name}.{key}", expected
         for index, option in enumerate(entry.options):
             if problem := _problem(option):
                 yield f"engines.{name}.options[{index}]", problem
+
+
+def _foreign(entry: EngineEntry) -> Iterator[tuple[str, str]]:
+    for kind, keys in _ALONE.items():
+        for key in keys:
+            if kind is not entry.kind and getattr(entry, key):
+                yield key, f'must not stand beside kind = "{entry.kind}"'
+
+
+def _needed(entry: EngineEntry) -> Iterator[tuple[str, str]]:
+    if entry.kind is EngineKind.DAGU:
+        for key in ("url", "dag"):
+            if not getattr(entry, key):
+                yield key, 'must be set with kind = "dagu"'
 
 
 def _problem(option: str) -> str:

@@ -124,6 +124,8 @@ class EngineKind(StrEnum):
 
     SLURM = "slurm"
     """A cluster's batch system, by its commands."""
+    DAGU = "dagu"
+    """A server that runs DAGs, by its REST API."""
 
 
 @frozen(kw_only=True)
@@ -141,6 +143,9 @@ class EngineEntry:
     gres: str = field(default="", metadata=RESTART)
     constraint: str = field(default="", metadata=RESTART)
     options: tuple[str, ...] = field(default=(), metadata=RESTART)
+    url: str = field(default="", metadata=RESTART)
+    dag: str = field(default="", metadata=RESTART)
+    key_file: str = field(default="", metadata=RESTART)
 
 
 @frozen(kw_only=True)

@@ -113,6 +113,7 @@ class Reader:
             self.content.license.key_file,
             self.content.telemetry.otlp_headers_file,
             *(secret.file for secret in self.content.secrets.values()),
+            *(engine.key_file for engine in self.content.engines.values()),
         )
         yield from filter(None, named)
 

@@ -47,7 +47,25 @@ class BatchJob:
     limit_s: float
 
 
-Identity = ProcessIdentity | BatchJob
+@frozen(kw_only=True)
+class DagRun:
+    """Identity of one run of a DAG: its id, which the daemon made before it told anybody, and which no other run has.
+
+    `engine` is the name of its engine in the configuration of that time, `url` the address of its server's API, `dag`
+    the name of the DAG. `limit_s` is the time after which a run is lost that has begun and is forgotten (seconds).
+    """
+
+    engine: str
+    url: str
+    dag: str
+    name: str
+    limit_s: float
+
+
+Remote = BatchJob | DagRun
+"""Identity of an execution that isn't a process of this machine's own."""
+
+Identity = ProcessIdentity | Remote
 """Identity of an attempt's execution. The list is closed: a record of another kind is a newer release's."""
 
 
@@ -75,8 +93,8 @@ class Attempt:
     A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
     `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
     `summary` is the sentence about its end, without secrets. Attempts of earlier releases have no `terms` and no
-    `summary`. At most one of `process` and `batch_job` is set: the attempt's identity. `deadline_at` is that of a
-    process; a batch job has its time from its beginning.
+    `summary`. At most one of `process`, `batch_job` and `dag_run` is set: the attempt's identity. `deadline_at` is
+    that of a process; the others have their time from the beginning of the command.
     """
 
     number: int
@@ -94,11 +112,17 @@ class Attempt:
     cause: FailureCause | None = None
     summary: str = ""
     batch_job: BatchJob | None = None
+    dag_run: DagRun | None = None
 
     @property
     def identity(self) -> Identity | None:
         """Identity of its execution; None before that is recorded."""
-        return self.process or self.batch_job
+        return self.process or self.remote
+
+    @property
+    def remote(self) -> Remote | None:
+        """Identity of its execution on an engine beside this machine's own processes; None if it has none there."""
+        return self.batch_job or self.dag_run
 
     def identified(self, identity: Identity) -> "Attempt":
         """Return the attempt with its identity."""
@@ -107,6 +131,8 @@ class Attempt:
                 return evolve(self, process=identity)
             case BatchJob():
                 return evolve(self, batch_job=identity)
+            case DagRun():
+                return evolve(self, dag_run=identity)
 
 
 @frozen(kw_only=True)

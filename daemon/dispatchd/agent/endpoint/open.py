@@ -1,9 +1,11 @@
 """Connection of this machine to its endpoint, as configured; and its identity there."""
 
 import os
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import httpx
 
@@ -20,8 +22,17 @@ from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.linux.prerequisites import Needs
 from dispatchd.network.content_coding import ACCEPT_IDENTITY
-from dispatchd.network.proxies import MAX_PORT, url_problem
+from dispatchd.network.proxies import (
+    MAX_PORT,
+    is_loopback,
+    parsed,
+    port_problem,
+    url_problem,
+)
 from dispatchd.network.tls_files import check_files
+
+_API: Final = re.compile("/api/v[0-9]+/?$")
+"""End of the address of the API of a Dagu server."""
 
 
 def transport_settings(
@@ -79,7 +90,7 @@ def check_outward(config: Config, environment: Mapping[str, str]) -> None:
     ]
     problems += [
         Problem(file=config.file, key=key, expected=expected)
-        for key, expected in _unusable_reports(config)
+        for key, expected in (*_unusable_reports(config), *_unusable_engines(config))
     ]
     problems += [
         Problem(file=config.file, key="license.public_keys", expected=expected)
@@ -110,6 +121,28 @@ def _unusable_reports(config: Config) -> Iterator[tuple[str, str]]:
         yield "metrics.listen", f"must have a port up to {MAX_PORT}"
     if problem := url_problem(config.telemetry.otlp_url):
         yield "telemetry.otlp_url", problem
+
+
+def _unusable_engines(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for the addresses of engines that can't be used."""
+    for name, entry in config.engines.items():
+        if entry.url and (problem := engine_address_problem(entry.url)):
+            yield f"engines.{name}.url", problem
+
+
+def engine_address_problem(address: str) -> str:
+    """Return the reason why an engine's server can't be reached at an address, or safely; empty if it can."""
+    try:
+        url = parsed(address)
+    except httpx.InvalidURL as error:
+        return f"must be a URL ({error})"
+    if url.scheme not in {"http", "https"} or not url.host or url.userinfo:
+        return "must be an http or https URL with a host, and without credentials"
+    if _API.search(url.raw_path.decode()) is None:
+        return "must end with the path of the API: /api/v2 of Dagu 1, /api/v1 of Dagu 2"
+    if url.scheme == "http" and not is_loopback(url.host):
+        return f"must be https, since {url.host} is another machine"
+    return port_problem(url)
 
 
 def _unusable_keys(config: Config) -> list[str]:

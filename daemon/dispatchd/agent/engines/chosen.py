@@ -1,7 +1,7 @@
 """Engines: each attempt goes to its own, by its identity, whatever is configured by now.
 
 Comes from the run loop, which knows one engine; goes to `local/` and, where one is configured or a record names it,
-to `slurm/`, which nothing imports before.
+to `slurm/` or `dagu/`, which nothing imports before.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field
 
 from dispatchd.agent.config.current import CurrentConfig
-from dispatchd.agent.config.keys import EngineEntry
+from dispatchd.agent.config.keys import EngineEntry, EngineKind
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import BatchJob, Identity, ProcessIdentity
+from dispatchd.agent.domain.job import (
+    BatchJob,
+    DagRun,
+    Identity,
+    ProcessIdentity,
+    Remote,
+)
 from dispatchd.agent.domain.launch import LOCAL, Launch
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.linux.clock import MachineTime
@@ -26,6 +32,7 @@ from dispatchd.protocol.outcome import (
 )
 
 if TYPE_CHECKING:
+    from dispatchd.agent.engines.dagu.engine import DaguEngine
     from dispatchd.agent.engines.slurm.engine import SlurmEngine
 
 _GONE: Final = EngineEntry()
@@ -38,33 +45,69 @@ class Engines:
 
     local: LocalEngine
     current: CurrentConfig
-    owned: Callable[[], Iterable[BatchJob]] = field(default=tuple)
-    """Returns the batch jobs of all running records."""
-    _batch: dict[str, "SlurmEngine"] = field(factory=dict, init=False)
+    owned: Callable[[], Iterable[Remote]] = field(default=tuple)
+    """Returns the identities of all running records that aren't processes of this machine's own."""
+    _slurm: dict[str, "SlurmEngine"] = field(factory=dict, init=False)
+    _dagu: dict[str, "DaguEngine"] = field(factory=dict, init=False)
 
     @property
     def inherited(self) -> Mapping[str, str]:
         """Variables of the daemon's own environment that every run gets."""
         return self.local.inherited
 
-    def batch(self, name: str) -> "SlurmEngine":
-        """Return a batch engine by its name."""
-        if name not in self._batch:
+    def configured(self, name: str) -> "SlurmEngine | DaguEngine":
+        """Return an engine of the configuration by its name."""
+        entry = self.current.config.engines.get(name, _GONE)
+        match entry.kind:
+            case EngineKind.SLURM:
+                return self.slurm(name)
+            case EngineKind.DAGU:
+                return self.dagu(name, entry)
+
+    def slurm(self, name: str) -> "SlurmEngine":
+        """Return a Slurm engine by its name."""
+        if name not in self._slurm:
             from dispatchd.agent.engines.slurm.engine import SlurmEngine  # noqa: PLC0415  # costs nothing where there is none
 
             config = self.current.config
-            self._batch[name] = SlurmEngine.of(
+            entry = config.engines.get(name, _GONE)
+            self._slurm[name] = SlurmEngine.of(
                 name,
-                config.engines.get(name, _GONE),
+                entry if entry.kind is EngineKind.SLURM else _GONE,
                 config.state_folder,
                 self.local,
                 self._owned_names,
                 MachineTime(),
             )
-        return self._batch[name]
+        return self._slurm[name]
+
+    def dagu(self, name: str, gone: EngineEntry) -> "DaguEngine":
+        """Return a Dagu engine by its name; `gone` are its settings where it is no longer configured."""
+        if name not in self._dagu:
+            from dispatchd.agent.engines.dagu.engine import DaguEngine  # noqa: PLC0415  # costs nothing where there is none
+            from dispatchd.agent.engines.dagu.site import Home  # noqa: PLC0415
+
+            config = self.current.config
+            entry = config.engines.get(name, gone)
+            self._dagu[name] = DaguEngine.of(
+                name,
+                entry if entry.kind is EngineKind.DAGU else gone,
+                Home(state=config.state_folder, config=config.file.parent),
+                self.local,
+                self._owned_names,
+                MachineTime(),
+            )
+        return self._dagu[name]
+
+    def _batch(self, job: BatchJob) -> "SlurmEngine":
+        return self.slurm(job.engine)
+
+    def _dag(self, run: DagRun) -> "DaguEngine":
+        gone = EngineEntry(kind=EngineKind.DAGU, url=run.url, dag=run.dag)
+        return self.dagu(run.engine, gone)
 
     def _owned_names(self) -> set[str]:
-        return {job.name for job in self.owned()}
+        return {identity.name for identity in self.owned()}
 
     async def start(
         self, launch: Launch, record: Callable[[Identity], Awaitable[None]]
@@ -73,7 +116,7 @@ class Engines:
         if launch.engine == LOCAL:
             await self.local.start(launch, record)
         else:
-            await self.batch(launch.engine).start(launch, record)
+            await self.configured(launch.engine).start(launch, record)
 
     def weakness(self, isolation: Isolation) -> str:
         """Return the reason why an isolation doesn't protect the rest of this machine; empty if it does."""
@@ -85,13 +128,17 @@ class Engines:
             case ProcessIdentity():
                 return await self.local.recall(process, folder)
             case BatchJob():
-                return await self.batch(process.engine).recall(process, folder)
+                return await self._batch(process).recall(process, folder)
+            case DagRun():
+                return await self._dag(process).recall(process, folder)
 
     def forget(self, folder: Path) -> None:
         """Forget the secrets of an attempt that has been concluded, and whatever else is known of it."""
         self.local.forget(folder)
-        for engine in self._batch.values():
-            engine.forget(folder)
+        for slurm in self._slurm.values():
+            slurm.forget(folder)
+        for dagu in self._dagu.values():
+            dagu.forget(folder)
 
     def queue_timeout_s(self, process: Identity) -> float:
         """Return the longest time of an attempt in its engine's queue (seconds); 0 for no limit."""
@@ -99,17 +146,29 @@ class Engines:
             case ProcessIdentity():
                 return 0.0
             case BatchJob():
-                return self.batch(process.engine).settings.queue_timeout_s
+                return self._batch(process).settings.queue_timeout_s
+            case DagRun():
+                return self._dag(process).settings.queue_timeout_s
 
     async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
         """Let an attempt that has not begun begin within a time (seconds), and not later."""
-        if isinstance(process, BatchJob):
-            await self.batch(process.engine).permit(process, folder, left_s)
+        match process:
+            case ProcessIdentity():
+                pass
+            case BatchJob():
+                await self._batch(process).permit(process, folder, left_s)
+            case DagRun():
+                await self._dag(process).permit(process, folder, left_s)
 
     async def withdraw(self, process: Identity, folder: Path) -> None:
         """Take an attempt back if it has not begun."""
-        if isinstance(process, BatchJob):
-            await self.batch(process.engine).withdraw(process, folder)
+        match process:
+            case ProcessIdentity():
+                pass
+            case BatchJob():
+                await self._batch(process).withdraw(process, folder)
+            case DagRun():
+                await self._dag(process).withdraw(process, folder)
 
     async def until_begun(self, process: Identity, folder: Path) -> int | None:
         """Wait until an attempt's command has begun, or it has ended."""
@@ -117,7 +176,9 @@ class Engines:
             case ProcessIdentity():
                 return None
             case BatchJob():
-                return await self.batch(process.engine).until_begun(process, folder)
+                return await self._batch(process).until_begun(process, folder)
+            case DagRun():
+                return await self._dag(process).until_begun(process, folder)
 
     async def observe(
         self, process: Identity, folder: Path
@@ -127,7 +188,9 @@ class Engines:
             case ProcessIdentity():
                 return await self.local.observe(process, folder)
             case BatchJob():
-                return await self.batch(process.engine).observe(process, folder)
+                return await self._batch(process).observe(process, folder)
+            case DagRun():
+                return await self._dag(process).observe(process, folder)
 
     def describe(self, process: Identity) -> str:
         """Return where an attempt is and what it waits for, in words; empty for a process of this machine."""
@@ -135,7 +198,9 @@ class Engines:
             case ProcessIdentity():
                 return ""
             case BatchJob():
-                return self.batch(process.engine).describe(process)
+                return self._batch(process).describe(process)
+            case DagRun():
+                return self._dag(process).describe(process)
 
     def has_ended(self, process: Identity) -> bool:
         """Return whether an attempt has ended, observed or not."""
@@ -143,7 +208,9 @@ class Engines:
             case ProcessIdentity():
                 return self.local.has_ended(process)
             case BatchJob():
-                return self.batch(process.engine).has_ended(process)
+                return self._batch(process).has_ended(process)
+            case DagRun():
+                return self._dag(process).has_ended(process)
 
     async def stop(self, process: Identity, grace_s: float) -> bool:
         """End an attempt. Return whether force was needed."""
@@ -151,7 +218,9 @@ class Engines:
             case ProcessIdentity():
                 return await self.local.stop(process, grace_s)
             case BatchJob():
-                return await self.batch(process.engine).stop(process)
+                return await self._batch(process).stop(process)
+            case DagRun():
+                return await self._dag(process).stop(process, grace_s)
 
     def usage(self, folder: Path) -> Usage | None:
         """Return the resources that an ended attempt used; None if they are unknown."""
@@ -163,4 +232,6 @@ class Engines:
             case ProcessIdentity():
                 return await self.local.clear(process, folder)
             case BatchJob():
-                return await self.batch(process.engine).clear(process, folder)
+                return await self._batch(process).clear(process, folder)
+            case DagRun():
+                return await self._dag(process).clear(process, folder)

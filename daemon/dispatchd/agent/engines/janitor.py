@@ -31,6 +31,6 @@ class Janitor:
     async def _round(self) -> None:
         for name in self._engines.current.config.engines:
             with self._bugs.contained(_LOOP, {"engine": name}):
-                await self._engines.batch(name).tidy()
+                await self._engines.configured(name).tidy()
         self._bugs.worked(_LOOP)
         await anyio.sleep(_AGAIN_S)

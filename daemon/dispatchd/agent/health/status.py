@@ -169,10 +169,10 @@ class Status:
         """Return the engines beside this machine's own processes, with the jobs on them; nothing where there are none."""
         jobs: dict[str, dict[str, Json]] = {}
         for record in self.tracker.in_phase(Phase.RUNNING):
-            batch_job = record.attempt.batch_job if record.attempt else None
-            if batch_job is not None:
-                where = self.machine.describe(batch_job)
-                jobs.setdefault(batch_job.engine, {})[record.job.id] = where
+            remote = record.attempt.remote if record.attempt else None
+            if remote is not None:
+                where = self.machine.describe(remote)
+                jobs.setdefault(remote.engine, {})[record.job.id] = where
         names = dict.fromkeys([*self.context.config.engines, *jobs])
         slots_of = self.context.config.slots_of
         engines: dict[str, Json] = {

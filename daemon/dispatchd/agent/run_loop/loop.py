@@ -147,8 +147,8 @@ class RunLoop:
         """Return the engine of a job's attempt, whatever is configured now; before it has one, that of its workflow."""
         attempt = record.attempt
         if record.phase is Phase.RUNNING and attempt is not None:
-            if attempt.batch_job is not None:
-                return attempt.batch_job.engine
+            if attempt.remote is not None:
+                return attempt.remote.engine
             if attempt.process is not None:
                 return LOCAL
         workflow = self.context.config.workflows.get(record.job.workflow)

@@ -13,7 +13,7 @@ from dispatchd.errors import RecordTooNew, RecordUnreadable
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Json
 
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 """Version that this release writes. It reads this version and every older one."""
 
 Record = dict[str, Json]
@@ -51,6 +51,11 @@ def _without_batch_jobs(record: Record) -> Record:
     return record
 
 
+def _without_dag_runs(record: Record) -> Record:
+    """Change nothing: version 7 had no `dag_run` of an attempt."""
+    return record
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
     {
         1: _with_a_reason,
@@ -59,6 +64,7 @@ MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
         4: _without_start_failures,
         5: _without_terms,
         6: _without_batch_jobs,
+        7: _without_dag_runs,
     }
 )
 """Migrations from each older version to the next one. A function in here is never edited once released."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dispatchd.agent.config.load import Places
-from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.job import Attempt, BatchJob, DagRun, Remote, TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.run.github_server import chosen
 from dispatchd.agent.store.codec import to_public
@@ -76,8 +76,8 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
 def _where(places: Places, record: TrackedJob) -> str:
     """Return where a running job's attempt is and what it waits for, as its daemon knows; empty for a local process."""
     attempt = record.attempt
-    batch_job = None if attempt is None else attempt.batch_job
-    if batch_job is None or record.phase is not Phase.RUNNING:
+    remote = None if attempt is None else attempt.remote
+    if remote is None or record.phase is not Phase.RUNNING:
         return ""
     from dispatchd.agent.control.client import ask
 
@@ -91,8 +91,8 @@ def _where(places: Places, record: TrackedJob) -> str:
             state=places.state_folder,
         )
     except (NotReachable, UsageError):
-        return f"Slurm job {batch_job.job_id}; no daemon is running that follows it"
-    jobs = document.get("engines", {}).get(batch_job.engine, {}).get("jobs", {})
+        return f"{_words(remote)}; no daemon is running that follows it"
+    jobs = document.get("engines", {}).get(remote.engine, {}).get("jobs", {})
     return str(jobs.get(record.job.id, ""))
 
 
@@ -191,10 +191,18 @@ def _facts(record: TrackedJob, folder: "RunFolder", link: str) -> dict[str, str]
     }
 
 
+def _words(remote: Remote) -> str:
+    match remote:
+        case BatchJob():
+            return f"Slurm job {remote.job_id}"
+        case DagRun():
+            return f"Dagu run {remote.name}"
+
+
 def _attempt(attempt: Attempt) -> str:
     pid = f", pid {attempt.process.pid}" if attempt.process else ""
-    if attempt.batch_job is not None:
-        pid = f", Slurm job {attempt.batch_job.job_id} on {attempt.batch_job.engine}"
+    if attempt.remote is not None:
+        pid = f", {_words(attempt.remote)} on {attempt.remote.engine}"
     if attempt.ended_at is None:
         stop = f", being ended: {attempt.stop}" if attempt.stop else ""
         return f"{attempt.number}. started {ago(age_s(attempt.started_at))}{pid}{stop}"

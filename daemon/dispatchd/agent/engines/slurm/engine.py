@@ -5,10 +5,10 @@ know is decided by the claim (`claims.py`); while it is silent nothing is decide
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 import anyio
 import structlog
@@ -18,11 +18,12 @@ from attrs import define, field
 from dispatchd.agent.config.keys import EngineEntry
 from dispatchd.agent.domain.job import BatchJob
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.slurm.claims import Claim, Files, remove
+from dispatchd.agent.engines.claims import Claim, Files, remove
 from dispatchd.agent.engines.slurm.listing import Listing
 from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import WAITING, Row, ended
 from dispatchd.agent.engines.slurm.submit import Submitter
+from dispatchd.agent.engines.starts import Supplier
 from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
 from dispatchd.linux.clock import TimeSource
 from dispatchd.protocol.outcome import (
@@ -38,23 +39,6 @@ _STOP_AGAIN_S: Final = 10.0
 
 _MARGIN_S: Final = 900.0
 """Time after its limit at which a job is lost that has begun and that the controller has forgotten (seconds)."""
-
-
-class Supplier(Protocol):
-    """Source of what every attempt needs before its start, and of the daemon's environment."""
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """The daemon's own environment."""
-        ...
-
-    async def supply(self, launch: Launch) -> dict[str, str]:
-        """Read the secrets, fill the workspace, and return the environment; RunError if that can't be done."""
-        ...
-
-    def knows(self, folder: Path) -> bool:
-        """Return whether the secrets of an attempt are known."""
-        ...
 
 
 @define

@@ -12,10 +12,8 @@ from attrs import define, field, frozen
 
 from dispatchd.agent.engines.slurm.commands import Commands
 from dispatchd.agent.engines.slurm.states import FORMAT, Row, parsed
+from dispatchd.agent.engines.starts import PREFIX
 from dispatchd.errors import EngineRefused, EngineSilent
-
-PREFIX: Final = "dd-"
-"""Beginning of the names of all jobs of dispatchd, from any machine."""
 
 _YOUNG_S: Final = 300.0
 """Time after a start in which questions come fastest (seconds)."""

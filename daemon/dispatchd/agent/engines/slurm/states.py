@@ -6,6 +6,7 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.agent.engines.start_script import CLAIM_LOST, TOO_LATE
 from dispatchd.protocol.outcome import Exit, FailureCause
 
 FORMAT: Final = "JobID:|,Name:|,State:|,Reason:|,exit_code:|,NodeList:"
@@ -43,13 +44,6 @@ _SIGNAL: Final = 0x7F
 _SIGNAL_BASE: Final = 128
 
 _KILLED: Final = 137
-
-CLAIM_LOST: Final = 75
-"""Exit code of a script that has found its attempt claimed (EX_TEMPFAIL, sysexits.h)."""
-
-
-TOO_LATE: Final = 76
-"""Exit code of a script whose permission to begin is over."""
 
 
 @frozen(kw_only=True)

@@ -13,7 +13,13 @@ from typing import Final, Self
 
 from attrs import frozen
 
-from dispatchd.agent.engines.slurm.script import CLAIM, EXIT, LAUNCH, SECRETS, UNTIL
+from dispatchd.agent.engines.start_script import (
+    CLAIM,
+    EXIT,
+    LAUNCH,
+    SECRETS,
+    UNTIL,
+)
 from dispatchd.linux.untrusted_files import read_regular
 
 _DAEMON: Final = b"daemon\n"

@@ -1,0 +1,74 @@
+"""Texts for whoever executes a DAG: the script that is its command, and the attempt's own file that it reads. Pure.
+
+The script begins again without the environment of Dagu, which may have keys in it, claims the attempt, and runs the
+command in a session of its own. SIGTERM, or the file `stop`, ends that session: SIGTERM, then SIGKILL after the
+seconds in that file, because Dagu never sends SIGKILL. If the script itself is killed, its watcher ends the session.
+The second file has the environment and the secrets, and is removed by its own first line.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from dispatchd.agent.engines.start_script import LAUNCH, LEAVE, claimed, in_background
+
+START: Final = "start.sh"
+STOP: Final = "stop"
+"""File that orders the end of the command, with the seconds until SIGKILL."""
+
+GRACE_S: Final = 10
+"""Time from SIGTERM to SIGKILL where somebody else than the daemon ends a run (seconds)."""
+
+_WATCH: Final = f"""while read -r _ _ _ parent _ </proc/self/stat; do
+  [ "$parent" = "$1" ] || {{ kill -TERM "-$2"; sleep 5; kill -KILL "-$2"; exit; }}
+  [ ! -e {STOP} ] || kill -TERM "$1"
+  sleep 1
+done"""
+"""Watcher of a script (its pid is $1) and of the session of its command ($2)."""
+
+
+def start_script(link: Path) -> str:
+    """Return the script of a run whose files are in a folder, which has a name of ours."""
+    return f"""#!/bin/sh
+[ "${{DISPATCHD_CLEAN-}}" ] || exec env -i DISPATCHD_CLEAN=1 PATH="$PATH" /bin/sh "$0"
+unset DISPATCHD_CLEAN
+{claimed(link, "$$")}"""
+
+
+def launch_text(
+    command: Sequence[str], env: Mapping[str, str], workspace: Path, output: Path
+) -> str:
+    """Return the file that sets up an attempt and runs its command.
+
+    Raises:
+        ValueError: A variable has a name that no shell could set.
+    """
+    background = in_background(command, env, workspace, output, through="setsid ")
+    return f"""rm -f -- ./{LAUNCH}
+dispatchd_stop=
+dispatchd_killer=
+trap 'dispatchd_stop=1' TERM INT HUP
+{background}(exec setsid /bin/sh -c '{_WATCH}' watch "$$" "$dispatchd_pid") </dev/null >/dev/null 2>&1 &
+dispatchd_watch=$!
+wait "$dispatchd_pid"
+dispatchd_code=$?
+while [ -n "$dispatchd_stop" ]; do
+  dispatchd_stop=
+  if [ -z "$dispatchd_killer" ]; then
+    dispatchd_grace=$(cat {STOP} 2>/dev/null)
+    case "$dispatchd_grace" in '' | *[!0-9]*) dispatchd_grace={GRACE_S} ;; esac
+    kill -TERM "-$dispatchd_pid" 2>/dev/null || kill -TERM "$dispatchd_pid" 2>/dev/null
+    (
+      trap '' TERM INT HUP
+      sleep "$dispatchd_grace"
+      kill -KILL "-$dispatchd_pid"
+    ) </dev/null >/dev/null 2>&1 &
+    dispatchd_killer=$!
+  fi
+  wait "$dispatchd_pid"
+  dispatchd_next=$?
+  [ "$dispatchd_next" = 127 ] || dispatchd_code=$dispatchd_next
+done
+kill -KILL "$dispatchd_watch" ${{dispatchd_killer:+"$dispatchd_killer"}} 2>/dev/null
+kill -KILL "-$dispatchd_pid" 2>/dev/null
+{LEAVE}"""

@@ -1,0 +1,88 @@
+"""Places and names of the starts of an engine beyond this machine's own processes, and what it needs for each."""
+
+import secrets
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Protocol
+
+from attrs import frozen
+
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.engines.claims import Files, remove
+from dispatchd.linux.clock import TimeSource
+
+PREFIX: Final = "dd-"
+"""Beginning of the names of all starts of dispatchd, from any machine."""
+
+
+class Supplier(Protocol):
+    """Source of what every attempt needs before its start, and of the daemon's environment."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The daemon's own environment."""
+        ...
+
+    async def supply(self, launch: Launch) -> dict[str, str]:
+        """Read the secrets, fill the workspace, and return the environment; RunError if that can't be done."""
+        ...
+
+    def knows(self, folder: Path) -> bool:
+        """Return whether the secrets of an attempt are known."""
+        ...
+
+
+def prefix_of(state_folder: Path, engine: str) -> str:
+    """Return the beginning of the names of all starts of an engine that come from a state folder."""
+    place = f"{socket.gethostname()}:{state_folder}:{engine}"
+    digest = sha256(place.encode(errors="surrogateescape")).hexdigest()[:12]
+    return f"{PREFIX}{digest}-"
+
+
+@frozen(kw_only=True)
+class Starts:
+    """Names of the starts of one engine, and their files."""
+
+    engine: str
+    folder: Path
+    """Folder of short ways to attempts: paths in it hold nothing of a job."""
+    prefix: str
+    """Beginning of the names of all starts that come from this state folder."""
+    time: TimeSource
+
+    def now(self) -> datetime:
+        """Return the wall-clock time."""
+        return datetime.fromtimestamp(self.time.wall(), UTC)
+
+    def new_name(self) -> str:
+        """Return a name that no start has had."""
+        return self.prefix + secrets.token_hex(8)
+
+    def link(self, name: str) -> Path:
+        """Return the short way to the files of a start."""
+        return self.folder / name
+
+    def names(self) -> set[str]:
+        """Return the names of all starts of this engine that have files here. Blocks."""
+        try:
+            return {
+                path.name
+                for path in self.folder.iterdir()
+                if path.name.startswith(self.prefix)
+            }
+        except OSError:
+            return set()
+
+    def remove_start(self, name: str) -> None:
+        """Remove the launch of a start that nobody owns, and the short way to it. Blocks."""
+        with suppress(OSError):
+            Files(self.link(name)).remove_launch()
+        remove(self.link(name))
+
+    def files(self, name: str, attempt_folder: Path) -> Files:
+        """Return the files of a start."""
+        return Files(attempt_folder / name)

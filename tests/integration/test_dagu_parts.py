@@ -1,0 +1,374 @@
+"""Parts of the Dagu engine that need no Dagu: the script with its claim and its end, states, answers, settings."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dispatchd.agent.config.engines import unfit_options
+from dispatchd.agent.config.keys import Cloud, EngineEntry, EngineKind, File
+from dispatchd.agent.endpoint.open import engine_address_problem
+from dispatchd.agent.engines.claims import Claim, Files
+from dispatchd.agent.engines.dagu.client import Client
+from dispatchd.agent.engines.dagu.script import START, launch_text
+from dispatchd.agent.engines.dagu.site import Home, Site, order_stop
+from dispatchd.agent.engines.dagu.states import Run, ended, lost
+from dispatchd.errors import EngineRefused, EngineSilent
+from dispatchd.linux.clock import MachineTime
+from dispatchd.protocol.outcome import Exit, FailureCause
+from support.servers import Reply, Request, http_server
+from support.until import until
+
+NAME = "dd-0123456789ab-0123456789abcdef"
+
+
+def laid_out(folder: Path, command: list[str], **env: str) -> Files:
+    home = Home(state=folder, config=folder)
+    site = Site.of("d", EngineEntry(kind=EngineKind.DAGU), home, {}, MachineTime())
+    text = launch_text(command, env, folder, folder / "output")
+    site.lay_out(NAME, folder, text, has_secrets=True)
+    return site.files(NAME, folder)
+
+
+def run_script(folder: Path) -> subprocess.Popen[bytes]:
+    """Run a script as Dagu does: in a process group of its own, with an environment that has its keys."""
+    return subprocess.Popen(
+        ["/bin/sh", str(folder / "dagu" / NAME / START)],
+        env={"PATH": os.defpath, "DAGU_KEY": "private"},
+        start_new_session=True,
+    )
+
+
+def test_a_script_claims_its_attempt_runs_its_command_once_and_leaves_its_code(
+    tmp_path: Path,
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "env; exit 7"], A="b")
+
+    assert run_script(tmp_path).wait(20) == 7
+    assert run_script(tmp_path).wait(20) == 75
+
+    output = (tmp_path / "output").read_text()
+    assert "A=b" in output
+    assert "private" not in output
+    assert (files.claim, files.exit_code) == (Claim.JOB, 7)
+    assert files.take() is Claim.JOB
+    assert not (files.folder / "launch.sh").exists()
+
+
+def test_a_script_behind_the_daemons_claim_runs_nothing(tmp_path: Path) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+
+    assert files.take() is Claim.DAEMON
+    assert run_script(tmp_path).wait(20) == 75
+
+    assert not (tmp_path / "output").exists()
+
+
+async def until_up(folder: Path) -> None:
+    output = folder / "output"
+    await until(lambda: output.exists() and "up\n" in output.read_text())
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+COURTEOUS = (
+    "trap 'echo term; sleep 0.3; exit 9' TERM; echo up; while :; do sleep 0.05; done"
+)
+DEAF = "trap '' TERM; sleep 600 & echo $! >child; echo up; while :; do sleep 0.05; done"
+
+
+async def test_a_command_is_ended_by_a_signal_to_its_script(tmp_path: Path) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", COURTEOUS])
+    running = run_script(tmp_path)
+    await until_up(tmp_path)
+
+    # Dagu signals the process group of its step.
+    os.killpg(running.pid, 15)
+
+    assert running.wait(20) == 9
+    assert files.exit_code == 9
+
+
+@pytest.mark.parametrize("signal_too", [True, False])
+async def test_a_command_that_ignores_its_end_is_killed_after_the_grace(
+    tmp_path: Path, *, signal_too: bool
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", DEAF])
+    running = run_script(tmp_path)
+    await until_up(tmp_path)
+    child = int((tmp_path / "child").read_text())
+
+    # Without a signal: Dagu has lost it, or is away.
+    order_stop(files, 1.0)
+    if signal_too:
+        os.killpg(running.pid, 15)
+
+    assert running.wait(20) == 137
+    assert files.exit_code == 137
+    await until(lambda: not alive(child))
+
+
+async def test_a_command_ends_with_its_script_that_is_killed(tmp_path: Path) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo $$ >child; " + COURTEOUS])
+    running = run_script(tmp_path)
+    await until_up(tmp_path)
+    child = int((tmp_path / "child").read_text())
+
+    os.killpg(running.pid, 9)
+    running.wait(20)
+
+    await until(lambda: not alive(child))
+    assert files.exit_code is None
+
+
+async def test_what_a_command_leaves_in_its_session_is_ended(tmp_path: Path) -> None:
+    laid_out(tmp_path, ["/bin/sh", "-c", "sleep 600 & echo $! >child"])
+
+    assert run_script(tmp_path).wait(20) == 0
+
+    child = int((tmp_path / "child").read_text())
+    await until(lambda: not alive(child))
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=30,
+    deadline=None,
+)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_a_value_reaches_the_command_as_it_is(
+    tmp_path_factory: pytest.TempPathFactory, value: str
+) -> None:
+    folder = tmp_path_factory.mktemp("value")
+    laid_out(
+        folder,
+        ["/bin/sh", "-c", 'printf "%s\\0%s" "$VALUE" "$1"', "x", value],
+        VALUE=value,
+    )
+
+    assert run_script(folder).wait(20) == 0
+
+    assert (folder / "output").read_bytes() == b"\0".join([value.encode()] * 2)
+
+
+FAILED, ABORTED, SUCCEEDED, PARTIALLY, REJECTED = 2, 3, 4, 6, 8
+SAID = "failed to execute step: exit status 7"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "left", "code"),
+    [
+        (SUCCEEDED, "", None, 0),
+        (SUCCEEDED, "", 0, 0),
+        # A DAG that forgives a failure doesn't hide it.
+        (SUCCEEDED, "", 7, 7),
+        (PARTIALLY, "", 7, 7),
+        (FAILED, SAID, None, 7),
+        # The run's own script could write that file.
+        (FAILED, SAID, 0, 7),
+        # What a step printed says nothing.
+        (FAILED, f"{SAID} recent stderr (tail): exit status 0 lease", None, 7),
+        (FAILED, "gone recent stderr (tail): exit status 0", 3, 3),
+        (FAILED, "exit status 75", 3, 3),
+        (FAILED, "process is gone", 3, 3),
+        (ABORTED, "", 143, 143),
+        (FAILED, "the lease of its worker expired", 0, 0),
+        (FAILED, "the lease of its worker expired", 143, None),
+    ],
+)
+def test_the_exit_code_that_dagu_has_seen_counts(
+    status: int, error: str, left: int | None, code: int | None
+) -> None:
+    end = ended(Run(name=NAME, status=status, errors=(error,) if error else ()), left)
+
+    assert isinstance(end, Exit)
+    assert end.code == code
+    assert (end.cause is FailureCause.CANCELLED) == (status == ABORTED)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (FAILED, "process is gone"),
+        (FAILED, "exit status 75"),
+        (FAILED, "the lease expired"),
+        (ABORTED, ""),
+        (PARTIALLY, ""),
+        (REJECTED, ""),
+    ],
+)
+def test_a_run_that_is_over_for_dagu_may_still_run(status: int, error: str) -> None:
+    assert ended(Run(name=NAME, status=status, errors=(error,)), None) is None
+
+
+def test_a_lease_that_is_over_is_said_in_words() -> None:
+    run = Run(name=NAME, status=FAILED, errors=("distributed run lease expired",))
+
+    assert lost(run).code is None
+    assert "lease was over" in lost(run).note
+
+
+@pytest.mark.parametrize("status", [0, 1, 5, 7, 9, 99])
+def test_a_state_that_is_not_known_as_an_end_decides_nothing(status: int) -> None:
+    assert not Run(name=NAME, status=status).is_final
+
+
+def found(**more: object) -> bytes:
+    return json.dumps({"dagRunDetails": {"dagRunId": NAME, **more}}).encode()
+
+
+async def answered(
+    folder: Path, status: int, body: bytes, *, key: str = ""
+) -> tuple[Run | None, Request]:
+    requests: list[Request] = []
+
+    def answer(request: Request) -> Reply:
+        requests.append(request)
+        return Reply(status, body=body)
+
+    key_file = folder / "key"
+    key_file.write_text(key)
+    with http_server(answer) as port:
+        client = Client(
+            f"http://127.0.0.1:{port}/api/v2", key_file if key else None, {}
+        )
+        run = await client.find("dag", NAME)
+    return run, requests[0]
+
+
+async def test_a_run_is_found_with_the_key(tmp_path: Path) -> None:
+    body = found(status=2, nodes=[{"error": f"a\n{SAID}"}, {}, 7], workerId="w1")
+
+    run, request = await answered(tmp_path, 200, body, key="k-1\n")
+
+    assert run == Run(name=NAME, status=2, where="w1", errors=(f"a {SAID}",))
+    assert request.path == f"/api/v2/dag-runs/dag/{NAME}"
+    assert request.headers["authorization"] == "Bearer k-1"
+
+
+async def test_a_run_is_missing_only_if_dagu_says_so(tmp_path: Path) -> None:
+    run, request = await answered(tmp_path, 404, b'{"code": "not_found"}')
+
+    assert run is None
+    assert "authorization" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (404, b"<html>404</html>", EngineSilent),
+        (404, b'{"code": "page_not_found"}', EngineRefused),
+        (200, b"", EngineSilent),
+        (200, b"[]", EngineSilent),
+        (200, b"{}", EngineSilent),
+        (200, b'{"dagRunDetails": {"dagRunId": "other", "status": 4}}', EngineSilent),
+        (200, found(status="4"), EngineSilent),
+        (200, b'{"dagRunDetails": {"dagRunId"', EngineSilent),
+        (302, b"", EngineSilent),
+        (401, b'{"code": "unauthorized", "message": "no"}', EngineRefused),
+        (401, b"", EngineRefused),
+        (401, b"<html>", EngineSilent),
+        (404, b"", EngineRefused),
+        (403, b'{"message": "no"}', EngineRefused),
+        (500, b'{"code": "internal_error"}', EngineSilent),
+        (502, b"<html>", EngineSilent),
+        (599, b"", EngineSilent),
+    ],
+)
+async def test_an_answer_that_isnt_dagus_is_silence(
+    tmp_path: Path, status: int, body: bytes, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await answered(tmp_path, status, body)
+
+
+@pytest.mark.parametrize("key", ["\n", "a\nb", "\u00e4"])
+async def test_a_key_that_cannot_be_used_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(EngineRefused, match="can't be used") as caught:
+        await answered(tmp_path, 200, b"{}", key=key)
+
+    assert key.strip() == "" or key not in str(caught.value)
+
+
+async def test_nobody_at_the_address_is_silence() -> None:
+    client = Client("http://127.0.0.1:9/api/v2", None, {})
+
+    with pytest.raises(EngineSilent, match="doesn't answer"):
+        await client.enqueue("dag", NAME)
+
+
+GOOD = {"kind": EngineKind.DAGU, "url": "http://localhost:8080/api/v2", "dag": "x"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("url", "", "must be set"),
+        ("dag", "", "must be set"),
+        ("partition", "ci", 'kind = "dagu"'),
+        ("options", ("--nice=1",), 'kind = "dagu"'),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    key: str, value: object, expected: str
+) -> None:
+    problems = dict(unfit_options(_content(**{**GOOD, key: value})))
+
+    assert expected in problems[f"engines.d.{key}"]
+
+
+def test_settings_that_can_be_used_are_taken() -> None:
+    assert not dict(unfit_options(_content(**GOOD)))
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://dagu.example/api/v2", "must be https"),
+        ("https://dagu.example", "path of the API"),
+        ("https://dagu.example/api/v2?x=1", "path of the API"),
+        ("https://u:p@dagu.example/api/v2", "without credentials"),
+        ("ftp://dagu.example/api/v2", "http or https"),
+        ("https://x:99999/api/v2", "port"),
+        ("https://[::1/api/v2", "must be a URL"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_named(address: str, expected: str) -> None:
+    assert expected in engine_address_problem(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://localhost:8080/api/v2",
+        "http://[::1]:8080/api/v1",
+        "https://dagu.example/base/api/v1/",
+    ],
+)
+def test_an_address_that_can_be_used_is_taken(address: str) -> None:
+    assert not engine_address_problem(address)
+
+
+def test_keys_of_dagu_do_not_stand_beside_slurm() -> None:
+    assert set(dict(unfit_options(_content(url="x", dag="y")))) == {
+        "engines.d.url",
+        "engines.d.dag",
+    }
+
+
+def _content(**engine: object) -> File:
+    build: Callable[..., EngineEntry] = EngineEntry
+    return File(
+        cloud=Cloud(url="http://x"), engines={"d": build(**engine)}, workflows={}
+    )

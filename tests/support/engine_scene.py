@@ -1,0 +1,63 @@
+"""A daemon whose workflows run on an engine beside its own processes, with its endpoint, and what they have left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from support.daemon_process import DaemonProcess
+from support.endpoint import Endpoint
+from support.until import until
+
+WAITS = "echo ran >>{folder}/ran; trap 'echo term >>{folder}/term; exit 9' TERM; while ! [ -e {folder}/go ]; do sleep 0.1; done; exit 4"
+
+
+@frozen
+class EngineScene:
+    """An endpoint, a daemon, and what its runs have left."""
+
+    folder: Path
+    cloud: Endpoint
+    daemon: DaemonProcess
+
+    def hand_out(self, job_id: str, workflow: str, **more: Any) -> None:
+        self.cloud.hand_out({"id": job_id, "dag_name": workflow, **more})
+
+    async def finished(self, job_id: str) -> dict[str, Any]:
+        (end,) = await self.cloud.until_finished(job_id, within_s=90)
+        return end
+
+    def go(self) -> None:
+        (self.folder / "go").touch()
+
+    @property
+    def runs(self) -> int:
+        ran = self.folder / "ran"
+        return len(ran.read_text().splitlines()) if ran.exists() else 0
+
+    async def until_running(self) -> None:
+        await until(lambda: self.runs, 60, "the command")
+
+    def record(self, job_id: str) -> dict[str, Any]:
+        path = self.daemon.state / "jobs" / f"{job_id}.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    async def until_recorded(self, job_id: str) -> dict[str, Any]:
+        """Wait for a job's attempt to have its identity on the engine, and return that."""
+
+        def look() -> dict[str, Any] | None:
+            attempts = self.record(job_id).get("attempts", [])
+            newest = attempts[-1] if attempts else {}
+            return newest.get("batch_job") or newest.get("dag_run")
+
+        found = await until(look, 60, "the record")
+        return dict(found or {})
+
+
+def commands(folder: Path, scripts: dict[str, str]) -> dict[str, list[str]]:
+    """Return the commands of workflows that are scripts, in which `{folder}` is the test's."""
+    return {
+        name: ["/bin/sh", "-c", script.replace("{folder}", str(folder))]
+        for name, script in scripts.items()
+    }
