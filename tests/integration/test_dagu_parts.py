@@ -119,8 +119,11 @@ async def test_a_command_that_ignores_its_end_is_killed_after_the_grace(
     await until(lambda: not alive(child))
 
 
-async def test_a_command_ends_with_its_script_that_is_killed(tmp_path: Path) -> None:
-    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo $$ >child; " + COURTEOUS])
+@pytest.mark.parametrize("command", ["echo $$ >child; " + COURTEOUS, DEAF])
+async def test_a_command_ends_with_its_script_that_is_killed(
+    tmp_path: Path, command: str
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", command])
     running = run_script(tmp_path)
     await until_up(tmp_path)
     child = int((tmp_path / "child").read_text())
