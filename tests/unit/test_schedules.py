@@ -1,5 +1,8 @@
 """Due times of schedules, what is decided about them, and mistakes in their configuration."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -280,3 +283,20 @@ def test_every_configuration_of_schedules_in_the_documentation_can_be_read(
     assert schedule.inputs == {"level": "full"}
     for name in schema("hub-config")["properties"]["schedules"]["items"]["properties"]:
         assert f"`{name}`" in section
+
+
+def test_a_client_without_the_extra_asks_a_hub_with_schedules(tmp_path: Path) -> None:
+    schedule = '[[schedules]]\nname = "a"\ncron = "* * * * *"\nworkflow = "w"\n'
+    (tmp_path / "hub.toml").write_text(f'listen = "127.0.0.1:9"\n{schedule}')
+    (tmp_path / "admin-token").write_text("token")
+    script = "import sys; sys.modules['cronsim'] = None; from dispatchd.cli.main import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "hub", "jobs", "--config", "hub.toml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == os.EX_UNAVAILABLE, done.stderr
+    assert "no hub answers" in done.stderr
