@@ -505,7 +505,7 @@ VARIANTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.torture] if number % 5 else [])
+        pytest.param(name, marks=[pytest.mark.torture] if number % 9 else [])
         for number, name in enumerate(VARIANTS)
     ],
 )

@@ -179,6 +179,7 @@ async def test_what_was_missed_is_told_and_caught_up_once(
     assert (said["level"], said["schedule"]) == ("warning", "minutely")
 
 
+@pytest.mark.torture(least_s=60)
 async def test_a_clock_set_back_by_an_hour_makes_no_second_job_and_loses_none(
     tmp_path: Path, database_url: str
 ) -> None:

@@ -19,12 +19,25 @@ STOP: Final = "stop"
 GRACE_S: Final = 10
 """Time from SIGTERM to SIGKILL where somebody else than the daemon ends a run (seconds)."""
 
-_WATCH: Final = f"""while read -r _ _ _ parent _ </proc/self/stat; do
-  [ "$parent" = "$1" ] || {{ kill -TERM "-$2"; sleep 5; kill -KILL "-$2"; exit; }}
+_WATCHED: Final = "watched"
+"""File that says that the watcher has a session of its own, so that nobody ends it with the script."""
+
+_SESSION: Final = "session"
+"""File with the session of the command."""
+
+_IN_SESSION: Final = f"""setsid /bin/sh -c 'echo "$$" >"$0/{_SESSION}"; exec "$@"' "$dispatchd_folder" """
+"""Start of the command in a session of its own, which is known before the command begins."""
+
+_WATCH: Final = f""": >{_WATCHED}
+while read -r _ _ _ parent _ </proc/self/stat; do
+  if [ "$parent" != "$1" ]; then
+    read -r session <{_SESSION} || exit
+    kill -TERM "-$session"; sleep 5; kill -KILL "-$session"; exit
+  fi
   [ ! -e {STOP} ] || kill -TERM "$1"
   sleep 1
 done"""
-"""Watcher of a script (its pid is $1) and of the session of its command ($2)."""
+"""Watcher of a script (its pid is $1) and of the session of its command."""
 
 
 def start_script(link: Path) -> str:
@@ -43,31 +56,37 @@ def launch_text(
     Raises:
         ValueError: A variable has a name that no shell could set.
     """
-    background = in_background(command, env, workspace, output, through="setsid ")
+    background = in_background(command, env, workspace, output, through=_IN_SESSION)
     return f"""rm -f -- ./{LAUNCH}
+dispatchd_folder=$PWD
+dispatchd_pid=
 dispatchd_stop=
 dispatchd_killer=
-trap 'dispatchd_stop=1' TERM INT HUP
-{background}(exec setsid /bin/sh -c '{_WATCH}' watch "$$" "$dispatchd_pid") </dev/null >/dev/null 2>&1 &
+dispatchd_code=
+dispatchd_end() {{
+  dispatchd_stop=1
+  [ -n "$dispatchd_pid" ] && [ -z "$dispatchd_killer" ] || return 0
+  dispatchd_grace=$(cat {STOP} 2>/dev/null)
+  case "$dispatchd_grace" in '' | *[!0-9]*) dispatchd_grace={GRACE_S} ;; esac
+  kill -TERM "-$dispatchd_pid" 2>/dev/null || kill -TERM "$dispatchd_pid" 2>/dev/null
+  (
+    trap '' TERM INT HUP
+    sleep "$dispatchd_grace"
+    kill -KILL "-$dispatchd_pid"
+  ) </dev/null >/dev/null 2>&1 &
+  dispatchd_killer=$!
+}}
+trap dispatchd_end TERM INT HUP
+(exec setsid /bin/sh -c '{_WATCH}' watch "$$") </dev/null >/dev/null 2>&1 &
 dispatchd_watch=$!
-wait "$dispatchd_pid"
-dispatchd_code=$?
-while [ -n "$dispatchd_stop" ]; do
-  dispatchd_stop=
-  if [ -z "$dispatchd_killer" ]; then
-    dispatchd_grace=$(cat {STOP} 2>/dev/null)
-    case "$dispatchd_grace" in '' | *[!0-9]*) dispatchd_grace={GRACE_S} ;; esac
-    kill -TERM "-$dispatchd_pid" 2>/dev/null || kill -TERM "$dispatchd_pid" 2>/dev/null
-    (
-      trap '' TERM INT HUP
-      sleep "$dispatchd_grace"
-      kill -KILL "-$dispatchd_pid"
-    ) </dev/null >/dev/null 2>&1 &
-    dispatchd_killer=$!
-  fi
+while [ ! -e {_WATCHED} ] && kill -0 "$dispatchd_watch" 2>/dev/null; do sleep 0.01; done
+{background}[ -z "$dispatchd_stop" ] || dispatchd_end
+while :; do
   wait "$dispatchd_pid"
   dispatchd_next=$?
-  [ "$dispatchd_next" = 127 ] || dispatchd_code=$dispatchd_next
+  [ "$dispatchd_next" = 127 ] && [ -n "$dispatchd_code" ] && break
+  dispatchd_code=$dispatchd_next
+  kill -0 "$dispatchd_pid" 2>/dev/null || break
 done
 kill -KILL "$dispatchd_watch" ${{dispatchd_killer:+"$dispatchd_killer"}} 2>/dev/null
 kill -KILL "-$dispatchd_pid" 2>/dev/null
