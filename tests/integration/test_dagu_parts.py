@@ -82,10 +82,8 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-COURTEOUS = (
-    "trap 'echo term; sleep 0.3; exit 9' TERM; echo up; while :; do sleep 0.05; done"
-)
-DEAF = "trap '' TERM; sleep 600 & echo $! >child; echo up; while :; do sleep 0.05; done"
+COURTEOUS = "trap 'echo term; sleep 0.3; exit 9' TERM; echo up; sleep 60 & wait $!"
+DEAF = "trap '' TERM; sleep 600 & echo $! >child; echo up; wait"
 
 
 async def test_a_command_is_ended_by_a_signal_to_its_script(tmp_path: Path) -> None:
