@@ -27,7 +27,7 @@ _LARGEST_TOKEN: Final = 16 * 1024
 
 @frozen(kw_only=True)
 class Settings:
-    """What is judged, and on which terms. `hooks` makes the hooks, given the connection."""
+    """Endpoint of a trial, and the terms of the trial. `hooks` makes the hooks, given the connection."""
 
     url: str
     ca_file: Path | None = None

@@ -1,5 +1,6 @@
 """Places and names of the starts of an engine beyond this machine's own processes, and what it needs for each."""
 
+import math
 import secrets
 import socket
 from collections.abc import Mapping
@@ -9,10 +10,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
 
+import structlog
+from anyio import to_thread
 from attrs import frozen
 
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import Files, remove
+from dispatchd.agent.engines.claims import Claim, Files, remove
+from dispatchd.errors import SpawnFailed
 from dispatchd.linux.clock import TimeSource
 
 PREFIX: Final = "dd-"
@@ -86,3 +90,50 @@ class Starts:
     def files(self, name: str, attempt_folder: Path) -> Files:
         """Return the files of a start."""
         return Files(attempt_folder / name)
+
+    async def had_secrets(self, name: str, attempt_folder: Path) -> bool:
+        """Return whether a start was given secrets."""
+        files = self.files(name, attempt_folder)
+        return await to_thread.run_sync(lambda: files.had_secrets)
+
+    async def begun_ns(self, name: str, attempt_folder: Path) -> int | None:
+        """Return the stamp of a script's claim (nanoseconds); None if it has not begun."""
+        files = self.files(name, attempt_folder)
+        return await to_thread.run_sync(lambda: files.begun_ns)
+
+    async def permit(
+        self, name: str, attempt_folder: Path, left_s: float, *, by: str
+    ) -> None:
+        """Let a start that has not begun begin within a time (seconds), and not later: its script looks at the clock.
+
+        Args:
+            name: Its name.
+            attempt_folder: The folder of its attempt.
+            left_s: The time; infinite for no limit.
+            by: Program by which it was started, for the error.
+
+        Raises:
+            SpawnFailed: The disk refuses it; the permission before it expires.
+        """
+        if math.isinf(left_s):
+            return
+        files, until_s = (
+            self.files(name, attempt_folder),
+            int(self.time.wall() + left_s),
+        )
+        try:
+            await to_thread.run_sync(files.permit, until_s)
+        except OSError as error:
+            reason = f"its permission to begin can't be written: {error.strerror}"
+            raise SpawnFailed(command=by, reason=reason) from error
+
+    async def is_taken_back(self, name: str, attempt_folder: Path) -> bool:
+        """Take a start back if it has not begun; return whether it never will. A disk that refuses it is logged."""
+        files = self.files(name, attempt_folder)
+        try:
+            return await to_thread.run_sync(files.take) is Claim.DAEMON
+        except OSError as error:
+            structlog.get_logger().error(  # a disk's refusal is no bug
+                "attempt_unreadable", name=name, error=str(error)
+            )
+            return False

@@ -4,7 +4,6 @@ Comes from `chosen.py`; a start continues in `start.py`. What the server says of
 ended; what it doesn't know is decided by the claim (`claims.py`); while it is silent nothing is decided.
 """
 
-import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Self
@@ -23,7 +22,7 @@ from dispatchd.agent.engines.dagu.site import Home, Site, order_stop
 from dispatchd.agent.engines.dagu.start import Starter
 from dispatchd.agent.engines.dagu.states import KILLED, Run, ended, lost
 from dispatchd.agent.engines.starts import Supplier
-from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
+from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import TimeSource
 from dispatchd.protocol.outcome import (
     Cleared,
@@ -126,8 +125,7 @@ class DaguEngine:
         """Return whether the secrets of an attempt are known, or it has none."""
         if self._supplier.knows(folder):
             return True
-        files = self._site.files(process.name, folder)
-        return not await to_thread.run_sync(lambda: files.had_secrets)
+        return not await self._site.had_secrets(process.name, folder)
 
     async def permit(self, process: DagRun, folder: Path, left_s: float) -> None:
         """Let a run that has not begun begin within a time (seconds), and not later: its script looks at the clock.
@@ -135,33 +133,18 @@ class DaguEngine:
         Raises:
             SpawnFailed: The disk refuses it; the permission before it expires.
         """
-        if math.isinf(left_s):
-            return
-        files = self._site.files(process.name, folder)
-        until_s = int(self._site.time.wall() + left_s)
-        try:
-            await to_thread.run_sync(files.permit, until_s)
-        except OSError as error:
-            reason = f"its permission to begin can't be written: {error.strerror}"
-            raise SpawnFailed(command="dagu", reason=reason) from error
+        await self._site.permit(process.name, folder, left_s, by="dagu")
 
     async def withdraw(self, process: DagRun, folder: Path) -> None:
         """Take a run back if it has not begun."""
-        files = self._site.files(process.name, folder)
-        try:
-            claim = await to_thread.run_sync(files.take)
-        except OSError as error:
-            self._log.error("attempt_unreadable", name=process.name, error=str(error))
-            return
-        if claim is Claim.DAEMON:
+        if await self._site.is_taken_back(process.name, folder):
             await self._cancel(process)
             self._of(process).hurry.set()
 
     async def until_begun(self, process: DagRun, folder: Path) -> int | None:
         """Wait until a run's script has begun, or the run has ended. Return the stamp of its claim."""
         await self._of(process).begun.wait()
-        files = self._site.files(process.name, folder)
-        return await to_thread.run_sync(lambda: files.begun_ns)
+        return await self._site.begun_ns(process.name, folder)
 
     async def observe(
         self, process: DagRun, folder: Path

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from dispatchd.agent.domain.job import DagRun
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import Claim, remove
+from dispatchd.agent.engines.claims import remove
 from dispatchd.agent.engines.dagu.script import launch_text
 from dispatchd.agent.engines.dagu.site import Site
 from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
@@ -140,12 +140,7 @@ class Starter:
             await self._give_up(run, launch, reason)
 
     async def _give_up(self, run: DagRun, launch: Launch, reason: str) -> None:
-        files = self._site.files(run.name, launch.folder)
-        try:
-            claim = await to_thread.run_sync(files.take)
-        except OSError:
-            claim = Claim.NOBODY
-        if claim is Claim.DAEMON:
+        if await self._site.is_taken_back(run.name, launch.folder):
             raise SpawnFailed(command=_COMMAND, reason=reason)
 
     def _undo(self, name: str, folder: Path) -> None:
