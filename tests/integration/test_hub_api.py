@@ -11,7 +11,7 @@ from support.machine import JOBS, PATH, PROOF, Machine, encoded, refuses
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 DESCRIPTIONS = ("openapi", "hub.openapi")
-FEW, MANY = 6, 24
+FEW, MANY = 5, 24
 """Requests of each kind, valid and not, for each call; of eight, six are from somebody known about something known."""
 
 

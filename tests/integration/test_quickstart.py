@@ -173,6 +173,7 @@ async def test_a_first_job_runs_and_the_folder_is_an_installation(
     say(f"dispatchd config check --config {shlex.quote(str(config))}")
 
 
+@pytest.mark.torture
 async def test_hub_and_machine_end_with_a_call_that_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "it"
     with quickstart(folder) as first:
@@ -231,6 +232,7 @@ def test_a_call_that_was_killed_while_it_made_the_hub_is_completed(
         assert that.stop() == 0
 
 
+@pytest.mark.torture
 def test_a_machine_that_ends_before_the_first_job_does_or_later_is_said(
     tmp_path: Path,
 ) -> None:

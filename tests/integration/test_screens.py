@@ -23,7 +23,7 @@ from attrs import define, field
 from support.cli import dispatchd
 from support.daemon_process import running
 from support.preload import build
-from support.screen import Normal, Shown, in_pipe, on_terminal
+from support.screen import Normal, Shown, in_file, on_terminal
 
 SCREENS = Path(__file__).parents[1] / "fixtures" / "screens.txt"
 SHA = "d6fde92930d4715a2b49857d24b940956b26d2d3"
@@ -88,7 +88,7 @@ class Scene:
             env |= {"LD_PRELOAD": str(self.library), "AHEAD_S": str(AHEAD_S)}
         words = line.split()
         shown = (
-            in_pipe(words, cwd=self.folder, env=env)
+            in_file(words, cwd=self.folder, env=env)
             if piped
             else on_terminal(
                 words, cwd=self.folder, env=env, columns=columns, typed=typed

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import MappingProxyType
 
 from anyio import to_thread
 from click.testing import CliRunner
 
 from dispatchd.cli.main import main
+from support.forks import forked
 from support.logs import own_log
 
 Done = subprocess.CompletedProcess[str]
@@ -62,18 +64,21 @@ async def command(
 
 def dispatchd_process(
     *arguments: str,
-    env: Mapping[str, str] = MappingProxyType({}),
+    env: Mapping[str, str | None] = NOTHING,
     cwd: Path | None = None,
-    text: str | None = None,
+    text: str = "",
 ) -> Done:
-    """Run a command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "dispatchd", *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "HOME": "/nonexistent", **env},
-    )
+    """Run a command in a process of its own, without a terminal; a variable that is None is unset."""
+    whole = {**os.environ, "HOME": "/nonexistent", **env}
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write(text.encode())
+        given.seek(0)
+        process = forked(
+            *arguments,
+            env={name: value for name, value in whole.items() if value is not None},
+            streams=(given.fileno(), out.fileno(), err.fileno()),
+            cwd=cwd or Path.cwd(),
+        )
+        code = process.wait(60)
+        said, complained = (os.pread(f.fileno(), f.seek(0, 2), 0) for f in (out, err))
+    return Done(arguments, code, said.decode(), complained.decode())

@@ -1,12 +1,13 @@
 """Programs as processes forked from one that has loaded them: to load one takes longer than most tests.
 
 Such a process differs from a started one by its command line in /proc alone. What has to be there before Python is, such
-as a preloaded library, needs `subprocess`.
+as a preloaded library that counts from the beginning, needs `subprocess`.
 """
 
 import gc
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -28,6 +29,9 @@ _LOADED: Final = (
     "dispatchd.hub.github.backend",
 )
 """What the programs load."""
+
+_PATIENT: Final = ("clock_ahead.so", "kill_at.so", "kill_hub.so", "power_cut.so")
+"""Preloaded libraries that do nothing before the environment of a command asks for it, however long they are loaded."""
 
 _MOST_BYTES: Final = 1 << 20
 """Longest request (bytes)."""
@@ -52,15 +56,28 @@ def dispatchd_in(
 ) -> Process:
     """Begin a command that runs until a signal, with all of its output to one descriptor."""
     whole = {**os.environ, **env}
-    if wrapper or "LD_PRELOAD" in env:
+    with Path(os.devnull).open("rb") as nothing:
+        streams = nothing.fileno(), output, output
+        library = env.get("LD_PRELOAD", "")
+        if not wrapper and Path(library).name in ("", *_PATIENT):
+            return _loaded(library).fork(arguments, whole, streams)
         return subprocess.Popen(
             [*wrapper, sys.executable, "-m", "dispatchd", *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=streams[0],
             stdout=output,
             stderr=output,
             env=whole,
         )
-    return _loaded().fork(arguments, whole, output)
+
+
+def forked(
+    *arguments: str,
+    env: Mapping[str, str],
+    streams: tuple[int, int, int],
+    cwd: Path,
+) -> Process:
+    """Begin a command in a session of its own, with its whole environment, and descriptors for input, output and errors."""
+    return _loaded(env.get("LD_PRELOAD", "")).fork(arguments, env, streams, cwd)
 
 
 @define
@@ -111,32 +128,56 @@ class _Loaded:
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
 
     def fork(
-        self, arguments: Sequence[str], env: Mapping[str, str], output: int
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        streams: tuple[int, int, int],
+        cwd: Path | None = None,
     ) -> _Forked:
+        """Fork a process; one that has a folder is in a session of its own."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = {"arguments": arguments, "env": env, "cwd": str(Path.cwd())}
+        request = {
+            "arguments": arguments,
+            "env": dict(env),
+            "cwd": str(cwd or Path.cwd()),
+            "session": cwd is not None,
+        }
         with there, self._guard:
-            fds = [there.fileno(), output]
+            fds = [there.fileno(), *streams]
             socket.send_fds(self._requests, [json.dumps(request).encode()], fds)
         return _Forked(int(here.recv(16)), here)
 
 
+_LOADING: Final = threading.Lock()
+
+
+def _loaded(library: str) -> _Loaded:
+    # Two threads that ask at the same time would start two.
+    with _LOADING:
+        return _load_once(library)
+
+
 @cache
-def _loaded() -> _Loaded:
+def _load_once(library: str) -> _Loaded:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    env = {"LD_PRELOAD": library} if library else {}
     with there:
         process = subprocess.Popen(
             [sys.executable, __file__, str(there.fileno())],
             pass_fds=[there.fileno()],
             stdin=subprocess.DEVNULL,
+            env={**os.environ, **env},
         )
     return _Loaded(process, here)
 
 
 def _load() -> None:
-    """Load what the commands that run until a signal load."""
+    """Load what the commands that run until a signal load, and the modules of the other ones."""
     for name in _LOADED:
         import_module(name)
+    cli = import_module("dispatchd.cli")
+    for module in pkgutil.walk_packages(cli.__path__, "dispatchd.cli."):
+        import_module(module.name)
     gc.collect()
     # Else each look of a child for garbage would copy all of it.
     gc.freeze()
@@ -156,29 +197,36 @@ def _serve(requests: socket.socket) -> list[str] | None:
                 with outcome:
                     outcome.send(str(os.waitpid(pid, 0)[1]).encode())
                 continue
-            data, fds, _, _ = socket.recv_fds(requests, _MOST_BYTES, 2)
+            data, fds, _, _ = socket.recv_fds(requests, _MOST_BYTES, 4)
             if not data:
                 return None
-            outcome, output = socket.socket(fileno=fds[0]), fds[1]
+            outcome, streams = socket.socket(fileno=fds[0]), fds[1:]
             pid = os.fork()
             if not pid:
                 # Each object, or its end would close what has its number then.
                 ready.close()
-                for each in (requests, outcome, *(it for _, it in children.values())):
-                    each.close()
-                return _become(json.loads(data), output)
-            os.close(output)
+                for one in (requests, outcome, *(it for _, it in children.values())):
+                    one.close()
+                return _become(json.loads(data), streams)
+            for each in streams:
+                os.close(each)
             outcome.send(str(pid).encode())
             pidfd = os.pidfd_open(pid)
             children[pidfd] = pid, outcome
             ready.register(pidfd, EVENT_READ)
 
 
-def _become(request: dict[str, Any], output: int) -> list[str]:
+def _become(request: dict[str, Any], streams: Sequence[int]) -> list[str]:
     """Make this process what `subprocess` would have started, and return its arguments."""
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    if request["session"]:
+        os.setsid()
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    # The ones that there are know what the parent's are.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # as long as it lives
+    sys.stdout = open(1, "w", errors=sys.stdout.errors, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors=sys.stderr.errors, closefd=False)  # noqa: SIM115
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

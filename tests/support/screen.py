@@ -6,8 +6,6 @@ import pty
 import re
 import select
 import struct
-import subprocess
-import sys
 import termios
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +13,8 @@ from pathlib import Path
 from attrs import define, field
 
 from dispatchd import __version__
+from support.cli import dispatchd_process
+from support.forks import forked
 
 _PATIENCE_S = 60.0
 """Longest silence of a command (seconds)."""
@@ -42,14 +42,11 @@ def on_terminal(
     """Run a command on a terminal that is `columns` wide; `typed` is what a person types."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dispatchd", *arguments],
-        stdin=its,
-        stdout=its,
-        stderr=its,
-        cwd=cwd,
+    process = forked(
+        *arguments,
         env={**_surroundings(), "TERM": "xterm-256color", **env},
-        start_new_session=True,
+        streams=(its, its, its),
+        cwd=cwd,
     )
     os.close(its)
     output = b""
@@ -72,18 +69,15 @@ def on_terminal(
     return Shown(process.wait(), output.decode().replace("\r\n", "\n"))
 
 
-def in_pipe(arguments: list[str], *, cwd: Path, env: Mapping[str, str]) -> Shown:
-    """Run a command with pipes; stderr comes after stdout."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dispatchd", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**_surroundings(), **env},
-        timeout=_PATIENCE_S,
-        check=False,
-    )
+def in_file(
+    arguments: list[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+) -> Shown:
+    """Run a command without a terminal; stderr comes after stdout."""
+    unset = dict.fromkeys(_WIDTHS)
+    done = dispatchd_process(*arguments, env={**unset, **env}, cwd=cwd)
     return Shown(done.returncode, done.stdout + done.stderr)
 
 
