@@ -1,6 +1,7 @@
 """Webhooks of senders beside GitHub: each delivery is one job, nobody else makes one, and nothing is unexplained."""
 
 import json
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
@@ -122,9 +123,10 @@ async def test_the_job_has_the_payload_to_the_byte_and_no_credential(
     body = json.dumps(real("gitea/push")).replace('"id": 61', '"id":   61').encode()
     await gitea(server, body, "g-1")
     await gitlab(server, real("gitlab/push"), "l-1")
+    await signed_gitlab(server, {"a": 1}, "s-1", server.context.now())
     machine = Machine(http=server.http)
 
-    first, second = [await machine.pull() for _ in range(2)]
+    first, second, third = [await machine.pull() for _ in range(3)]
 
     assert body.decode() in first.text
     assert first.job["headers"] == {
@@ -138,7 +140,11 @@ async def test_the_job_has_the_payload_to_the_byte_and_no_credential(
         *("content-type", "user-agent", "idempotency-key"),
         *("x-gitlab-event", "x-gitlab-event-uuid"),
     }
-    assert webhooks.TOKEN not in second.text
+    assert set(third.job["headers"]) == {
+        *("content-type", "user-agent", "x-gitlab-event"),
+        *("webhook-id", "webhook-timestamp"),
+    }
+    assert webhooks.TOKEN not in first.text + second.text + third.text
 
 
 async def test_a_repeated_delivery_makes_no_second_job(server: HubHere) -> None:
@@ -159,7 +165,8 @@ async def test_a_repeated_delivery_makes_no_second_job(server: HubHere) -> None:
     # The id is not signed.
     forged = await gitea(server, pull, "g-2", "pull_request")
     unnamed = await gitea(server, pull, "")
-    server.time.wall_set_by_s -= 3600
+    # By an hour, and by more than their window.
+    server.time.wall_set_by_s -= 3700
     late = [await calls[at]() for at in (0, 1, 2, 4, 5)]
     others = [
         await gitlab(server, merge, "l-2"),
@@ -187,9 +194,15 @@ async def test_a_body_without_an_id_counts_once_in_its_window(server: HubHere) -
     behind = await plain(server, {"deploy": 1})
     again = await plain(server, {"deploy": 1})
 
-    codes = [reply.status_code for reply in (first, inside, behind, again)]
-    assert codes == [202, 200, 202, 200]
-    assert len({job["id"] for job in await jobs(server)}) == 2
+    server.time.wall_set_by_s += 30 * 86_400
+    ahead = await plain(server, {"deploy": 1})
+    server.time.wall_set_by_s -= 30 * 86_400 - 7200
+    right = await plain(server, {"deploy": 1})
+
+    replies = first, inside, behind, again, ahead, right
+    codes = [reply.status_code for reply in replies]
+    assert codes == [202, 200, 202, 200, 202, 202]
+    assert len({job["id"] for job in await jobs(server)}) == 4
 
 
 async def test_strangers_are_refused_alike_and_told_nothing(server: HubHere) -> None:
@@ -310,7 +323,8 @@ async def test_code_of_a_fork_runs_only_where_the_owner_wants_it(
         pull, merge = real("gitea/pull_request"), real("gitlab/merge_request")
         fork = same(pull, repo_id=1)
         unclear = same(pull)
-        del unclear["pull_request"]["head"]["repo_id"]
+        for end in ("head", "base"):
+            del unclear["pull_request"][end]["repo_id"]
         comment = {**fork, "action": "created", "is_pull": True}
         merge["object_attributes"]["source_project_id"] = 99
         never = [
@@ -484,7 +498,7 @@ async def test_a_delivery_that_comes_again_after_a_restore_is_the_same_job(
     tmp_path: Path,
 ) -> None:
     backup = str(tmp_path / "night")
-    more = f"{CONFIG}window_s = 604800\n"
+    more = f"{CONFIG}window_s = 259200\n"
     async with hub(prepared(tmp_path / "hub"), more=more) as server:
         config = str(server.folder / FILE)
         said = await command("hub", "backup", backup, "--config", config)
@@ -574,9 +588,10 @@ async def test_the_owner_sees_hooks_and_tries_a_payload(server: HubHere) -> None
     ],
 )
 def test_a_secret_that_can_not_be_used_stops_the_start(
-    tmp_path: Path, name: str, content: str | None, expected: str
+    tmp_path: Path, migrated_file: Path, name: str, content: str | None, expected: str
 ) -> None:
     folder = prepared(tmp_path)
+    shutil.copy(migrated_file, folder / "hub.db")
     (folder / FILE).write_text(CONFIG)
     if content is None:
         (folder / name).unlink()

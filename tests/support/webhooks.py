@@ -150,6 +150,8 @@ async def signed_gitlab(
         "webhook-timestamp": time,
         "webhook-signature": f"v1,{proof}",
         "X-Gitlab-Event": "Push Hook",
+        # A secret token may be set beside the signing token.
+        "X-Gitlab-Token": TOKEN,
     }
     return await post(server, "signed-lab", body, headers)
 

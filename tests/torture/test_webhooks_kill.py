@@ -3,6 +3,7 @@
 Senders repeat what was not answered. One that was answered is repeated too, as by people who press the button.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 from attrs import define
 
 from support.github_hub import deliveries, jobs
-from support.hub_process import HubProcess
+from support.hub_process import HubProcess, hub
 from support.kill_hub import MARK, Arm
-from support.torture import POSTGRESQL, Sweep
+from support.torture import POSTGRESQL, Sweep, lasting_port
+from support.until import until
 from support.webhooks import (
     CONFIG,
     alertmanager,
@@ -24,6 +26,9 @@ from support.webhooks import (
     prepared,
     real,
 )
+
+COUNT = 20
+"""How many deliveries of each sender come to two hub processes, each four times."""
 
 
 @define
@@ -93,3 +98,50 @@ async def test_each_delivery_is_one_job_though_the_hub_is_killed_at_any_step(
     arm: Arm, tmp_path: Path, sweep: Sweep, step: int
 ) -> None:
     await take_in_despite_a_kill(arm, tmp_path / "hub", sweep, step)
+
+
+@pytest.mark.host
+async def test_two_hub_processes_make_one_job_of_each_delivery(
+    tmp_path: Path, postgresql_url: str
+) -> None:
+    options = {"database_url": postgresql_url, "more": CONFIG}
+    folders = [prepared(tmp_path / name) for name in ("one", "other")]
+    async with (
+        hub(folders[0], port=lasting_port(), **options) as one,
+        hub(folders[1], **options) as other,
+    ):
+        codes = Counter[int]()
+        is_back = anyio.Event()
+
+        async def deliver(number: int, server: HubProcess) -> None:
+            sends: list[Callable[[], Awaitable[httpx.Response]]] = [
+                lambda: gitea(server, {"number": number}, f"g-{number}"),
+                lambda: gitlab(server, {"number": number}, f"l-{number}"),
+                lambda: plain(server, {"number": number}),
+            ]
+            for send in sends:
+                while True:
+                    try:
+                        codes[(await send()).status_code] += 1
+                        break
+                    except httpx.TransportError:
+                        # It is killed, and comes back on its port.
+                        await is_back.wait()
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(COUNT):
+                for server in (one, other, one, other):
+                    tasks.start_soon(deliver, number, server)
+            await until(lambda: codes.total() >= 2 * COUNT, 60)
+            one.kill()
+            await one.start()
+            is_back.set()
+        found = await jobs(other)
+        kept = await deliveries(other)
+
+    assert set(codes) == {200, 202}
+    assert codes.total() == COUNT * 4 * 3
+    # One that was stored, and whose answer was lost with the process, has only been told to be a duplicate.
+    assert codes[202] <= COUNT * 3
+    assert len({job["id"] for job in found}) == len(found) == COUNT * 3
+    assert len(kept) == COUNT * 3

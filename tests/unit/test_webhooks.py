@@ -2,11 +2,13 @@
 
 import base64
 import hmac
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ from dispatchd.hub.domain.webhooks.delivery import (
     Event,
     Filter,
     id_of_body,
+    is_in_window,
     read_event,
     reason_against,
 )
@@ -28,6 +31,7 @@ from dispatchd.hub.domain.webhooks.senders import (
     Sender,
     form_of,
 )
+from dispatchd.protocol.contracts import schema
 
 DOCUMENT: Any = {
     "a": {"b": "text", "c/d": 7, "~": "tilde", "": "empty", "*": "star"},
@@ -150,6 +154,22 @@ def test_bodies_a_window_apart_have_other_ids(
     then = at + window_s * 1.000001 + later_s
 
     assert id_of_body("h", "hash", window_s=window_s, at=then) != first
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (0.0, False),
+        (13_600.0, True),
+        (100_000.0, True),
+        (103_599, True),
+        (103_600, False),
+    ],
+)
+def test_a_set_back_of_the_clock_makes_no_body_a_new_one(
+    *, now: float, expected: bool
+) -> None:
+    assert is_in_window(100_000.0, now, 3600.0) is expected
 
 
 def signed(text: bytes, key: bytes = b"k") -> bytes:
@@ -302,6 +322,9 @@ def test_a_hook_says_more_than_its_sender(tmp_path: Path) -> None:
     assert not usual.is_id_signed
     assert webhook.form.event == usual.event
     assert webhook.secret_files == (tmp_path / "s",)
+    # A signed time may be as far ahead of the hub's as behind it.
+    signed = evolve(webhook, timestamp="X-T", signed="{timestamp}{body}", window_s=9)
+    assert (webhook.body_window_s, signed.body_window_s) == (3600, 18)
 
 
 def test_a_pattern_that_fits_nothing_is_shown() -> None:
@@ -312,3 +335,28 @@ def test_a_pattern_that_fits_nothing_is_shown() -> None:
 
     assert reason("refs/heads/main") == reason("refs/tags/release/1") == ""
     assert reason("refs/heads/x") == "the ref refs/heads/x isn't one of main, release/*"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
+EXAMPLES = re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_of_the_documentation_is_a_configuration(
+    tmp_path: Path, example: str
+) -> None:
+    file = tmp_path / FILE
+    file.write_text(example)
+
+    assert load(file).webhooks
+
+
+def test_the_documentation_has_each_key_and_sender() -> None:
+    keys = schema("hub-config")["properties"]["webhooks"]["items"]["properties"]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", DOCS, re.MULTILINE)
+
+    assert {key for row in rows for key in re.findall(r"\w+", row)} == set(keys)
+    assert keys["sender"]["enum"] == [sender.value for sender in Sender]
+    for sender in Sender:
+        assert f"`{sender.value}`" in DOCS
+    assert len(EXAMPLES) == 4

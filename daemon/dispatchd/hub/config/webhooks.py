@@ -99,6 +99,14 @@ class Webhook:
         )
 
     @property
+    def body_window_s(self) -> float:
+        """Time for which a body counts as one delivery if that has no id (seconds).
+
+        A signed time may be ahead of the hub's first, and behind it when the same delivery comes again.
+        """
+        return 2 * self.window_s if self.form.timestamp else self.window_s
+
+    @property
     def path(self) -> str:
         """Path on which the sender delivers."""
         return f"/webhooks/{self.name}"

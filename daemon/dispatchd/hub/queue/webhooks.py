@@ -16,6 +16,7 @@ from dispatchd.hub.domain.model import Delivery, HubJob, Submission
 from dispatchd.hub.domain.webhooks.delivery import (
     Event,
     id_of_body,
+    is_in_window,
     job_id_of,
     reason_against,
 )
@@ -77,7 +78,7 @@ class WebhookInbox:
         webhook, event = arrival.webhook, arrival.event
         now = self.context.now()
         hook, body = webhook.name, arrival.payload_hash
-        window_s = webhook.window_s
+        form, window_s = webhook.form, webhook.body_window_s
         delivery = Delivery(
             target=webhook.target,
             id=event.id or id_of_body(hook, body, window_s=window_s, at=now),
@@ -87,14 +88,12 @@ class WebhookInbox:
             payload_hash=body,
             received_at=now,
         )
-        if not event.id or not webhook.form.is_id_signed:
+        if not event.id or not form.is_id_signed:
             lock(db, f"{webhook.target} {body}")
             first = seen_body(db, hook, body)
-            # A clock that was set back makes no delivery a new one.
-            is_same = not webhook.form.is_id_signed or (
-                first is not None and now < first.at + window_s
-            )
-            if first is not None and is_same:
+            if first is not None and (
+                not form.is_id_signed or is_in_window(first.at, now, window_s)
+            ):
                 is_repeat = not event.id or is_known(db, delivery)
                 replay_of = "" if is_repeat else first.delivery_id
                 return Taken(delivery=delivery, is_duplicate=True, replay_of=replay_of)

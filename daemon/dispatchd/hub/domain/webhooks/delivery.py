@@ -22,6 +22,9 @@ _LONGEST_ID: Final = 128
 _LONGEST_TEXT: Final = 512
 """Longest name or ref that is stored (characters); longer ones are cut."""
 
+_MOST_SET_BACK_S: Final = 86_400.0
+"""Largest set-back of the clock after which a repeated body without an id is still known (seconds)."""
+
 _LARGEST_NUMBER: Final = 2**63 - 1
 _SHA: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BRANCH: Final = "refs/heads/"
@@ -136,6 +139,15 @@ def id_of_body(hook: str, payload_hash: str, *, window_s: float, at: float) -> s
     Two bodies of one text that don't come within one window of each other have different ids.
     """
     return f"body-{_hash(['body', hook, payload_hash, window_s, int(at // window_s)])}"
+
+
+def is_in_window(first_at: float, now: float, window_s: float) -> bool:
+    """Return whether a body without an id is the delivery that came first at a time (seconds since the epoch).
+
+    A clock that was set back by a day at most makes no body a new one. One that was ahead for longer, such as by a month,
+    must not keep all later ones out.
+    """
+    return first_at - _MOST_SET_BACK_S <= now < first_at + window_s
 
 
 def _id(form: Form, headers: Mapping[str, str], payload: Json) -> str:
