@@ -28,9 +28,9 @@ from dispatchd.protocol.uploads.artifacts import Artifact, ArtifactChunk, Artifa
 from support.hub import Hub
 from support.machine import PATH, PROOF, encoded
 
-NOT_SERVED = ("/{id}/token", "/webhooks/github")
-"""The ends of the paths of calls that only the back end of a GitHub App has; its answers are held against their
-description in test_github_webhook.py."""
+NOT_SERVED = ("/{id}/token", "/webhooks/github", "/webhooks/{name}")
+"""The ends of the paths of calls that only the back end of a GitHub App has, or a hub with webhooks; its answers are held
+against their description in test_github_webhook.py and test_hub_webhooks.py."""
 
 WANTED = [
     not_a_server_error,

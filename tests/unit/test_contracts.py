@@ -55,6 +55,7 @@ NAMES = [
     "hub-machine",
     "hub-schedule",
     "hub-token",
+    "hub-webhook",
     "license-heartbeat-reply",
     "license-heartbeat-request",
     "log-reply",

@@ -35,11 +35,14 @@ from dispatchd.hub.api.views import (
     machine_document,
     token_document,
 )
+from dispatchd.hub.api.webhooks import webhook_document
 from dispatchd.hub.config import load as settings
 from dispatchd.hub.config.schedules import Schedule
+from dispatchd.hub.config.webhooks import Webhook
 from dispatchd.hub.domain.model import Attempt as Claim
 from dispatchd.hub.domain.model import Delivery, HubJob, Machine, State, Token
 from dispatchd.hub.domain.result_details import NAMES
+from dispatchd.hub.domain.webhooks.senders import Sender
 from dispatchd.protocol.contracts import check, schema
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
@@ -363,6 +366,14 @@ SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
     ),
     ("hub-token", token_document(Token(name="t", token_hash="", scopes="")), {"token"}),
     ("hub-delivery", delivery_document(Delivery(id="d", state="queued")), set()),
+    (
+        "hub-webhook",
+        webhook_document(
+            Webhook(name="n", workflow="ci", sender=Sender.GITEA, secret_files=()),
+            None,
+        ),
+        set(),
+    ),
     (
         "hub-schedule",
         schedule_document(Schedule(name="n", cron="0 0 * * *", workflow="ci"), {}),

@@ -49,6 +49,7 @@ def test_only_the_table_of_states_moves_a_job() -> None:
     assert moved == {
         ("domain/transitions.py", "job"),
         ("queue/submit.py", "delivery"),
+        ("queue/webhooks.py", "delivery"),
         ("github/ingest/inbox.py", "delivery"),
         ("storage/jobs/rows.py", "check"),
     }

@@ -60,6 +60,14 @@ license_id = {license_id}
 # workflow = "backup"              # a workflow of the machines
 # inputs = {{ level = "full" }}      # the run finds them as .inputs in $GITHUB_EVENT_PATH
 
+# Jobs of what a forge, an alert manager or any other sender delivers (docs/webhooks.md).
+# [[webhooks]]
+# name = "forge"                   # the sender delivers to https://HUB/webhooks/forge
+# sender = "gitea"                 # gitea, forgejo, gitlab, alertmanager, standard; other = say all by keys
+# secret_files = ["forge-secret"]  # what the sender signs with; each of several is valid
+# workflow = "tests"               # a workflow of the machines
+# events = ["push", "pull_request"]
+
 # A GitHub App of your own (docs/github.md): write the rules, then `dispatchd hub github setup`.
 # [github]
 # public_url = "https://hub.example.org"

@@ -35,6 +35,7 @@ from dispatchd.hub.api.machines import Machines
 from dispatchd.hub.api.probes import Probes
 from dispatchd.hub.api.pull import Pull
 from dispatchd.hub.api.schedules import ScheduleList
+from dispatchd.hub.api.webhooks import Webhooks
 from dispatchd.hub.auth.audit import auditing
 from dispatchd.hub.config.load import Settings
 from dispatchd.hub.connections.accept import Listening
@@ -78,8 +79,14 @@ _KEEP_ALIVE_S: Final = 75
 def application(
     context: Context, extension: Extension, connections: Sized = ()
 ) -> ASGIApp:
-    """Return the hub's application, with the routes of an extension; the metrics count its open connections."""
-    submissions, probes = Submissions(context), Probes(context, extension, connections)
+    """Return the hub's application, with the routes of an extension; the metrics count its open connections. Blocks.
+
+    Raises:
+        ConfigError: The secret of a webhook can't be used.
+    """
+    submissions = Submissions(context)
+    webhooks = Webhooks.of(context, submissions)
+    probes = Probes(context, extension, connections, webhooks.results)
     jobs = Jobs(context, submissions, extension)
     logs, artifacts = Logs(context, jobs), Artifacts(context, jobs)
     app = Starlette(
@@ -96,6 +103,7 @@ def application(
             *probes.routes(),
             *Page(context, jobs, logs, artifacts, extension).routes(),
             *extension.routes(),
+            *webhooks.routes(),
         ],
         exception_handlers={
             Refused: _refused,
@@ -145,7 +153,7 @@ async def serve(
 
     Raises:
         NotReachable: The hub can't listen on the address.
-        ConfigError: The credentials for GitHub can't be used.
+        ConfigError: The credentials for GitHub, or the secret of a webhook, can't be used.
     """
     load_all()
     async with AsyncExitStack() as stack:

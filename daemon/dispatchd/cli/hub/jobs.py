@@ -128,7 +128,7 @@ def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
     say(requeued, requeued["id"], as_json=as_json)
 
 
-@click.command(short_help="List the newest deliveries of GitHub.")
+@click.command(short_help="List the newest deliveries of webhooks.")
 @asks_hub
 @limit_option
 def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:

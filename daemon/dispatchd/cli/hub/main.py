@@ -20,6 +20,7 @@ from dispatchd.cli.hub import login as hub_login
 from dispatchd.cli.hub import logs as hub_logs
 from dispatchd.cli.hub import run as hub_run
 from dispatchd.cli.hub import schedules as hub_schedules
+from dispatchd.cli.hub import webhooks as hub_webhooks
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
 from dispatchd.cli.hub.github import commands as hub_github
@@ -44,6 +45,7 @@ _SECTIONS: Final[Sections] = MappingProxyType(
         "Jobs": (
             *("run", "watch", "jobs", "show", "logs", "artifacts"),
             *("open", "cancel", "requeue", "submit", "schedules"),
+            *("webhooks", "webhook"),
             *("pause", "resume", "prune"),
         ),
         "Machines and people": ("machines", "machine", "token", "login-link"),
@@ -62,7 +64,7 @@ for _command in (
     *(*hub_run.COMMANDS, *hub_jobs.COMMANDS, *hub_people.COMMANDS),
     *(hub_github.github, hub_route.route, hub_keys.keys, hub_logs.logs),
     *(hub_login.login_link_command, hub_artifacts.artifacts),
-    hub_schedules.schedules,
+    *(hub_schedules.schedules, hub_webhooks.webhooks, hub_webhooks.webhook),
 ):
     hub.add_command(_command)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from typing import Final
 
 import anyio
@@ -41,6 +41,8 @@ class Probes:
     extension: Extension
     connections: Sized
     """Open connections of the hub."""
+    webhooks: Mapping[tuple[str, str], int] = field(factory=dict)
+    """Deliveries of webhooks beside GitHub's, by hook and result (count)."""
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
     """Answers sent, by call and status (count)."""
     _checked_at: float = field(default=-math.inf, init=False)
@@ -153,6 +155,7 @@ class Probes:
         yield from self._of_machines()
         yield from self._of_checks()
         yield from self.extension.metrics()
+        yield self._of_webhooks()
         yield from self._of_bugs()
         answers = CounterMetricFamily(
             "dispatchd_hub_answers",
@@ -170,6 +173,16 @@ class Probes:
         due = [Progress.read(text).next_at for text in texts]
         now = self.context.now()
         return max((now - at for at in due if at is not None and at < now), default=0.0)
+
+    def _of_webhooks(self) -> Metric:
+        deliveries = CounterMetricFamily(
+            "dispatchd_hub_webhook_deliveries",
+            "Deliveries of [[webhooks]] that were answered, by hook and result.",
+            labels=["hook", "result"],
+        )
+        for (hook, result), count in sorted(self.webhooks.items()):
+            deliveries.add_metric([hook, result], count)
+        return deliveries
 
     def _of_bugs(self) -> Iterator[Metric]:
         bugs = self.context.bugs

@@ -10,8 +10,10 @@ from attrs import evolve, frozen
 
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.config import schedules as schedule_tables
+from dispatchd.hub.config import webhooks as webhook_tables
 from dispatchd.hub.config.github import GithubSettings, mistakes, resolved
 from dispatchd.hub.config.schedules import Schedule
+from dispatchd.hub.config.webhooks import Webhook
 from dispatchd.network.proxies import MAX_PORT
 from dispatchd.protocol import toml_text
 from dispatchd.protocol.contracts import violations
@@ -129,6 +131,8 @@ class Settings:
     artifacts: ArtifactSettings = ArtifactSettings()
     schedules: tuple[Schedule, ...] = ()
     """Schedules that make jobs."""
+    webhooks: tuple[Webhook, ...] = ()
+    """Hooks of senders beside GitHub."""
     github: GithubSettings | None = None
     """Settings for GitHub; None for a hub without GitHub."""
 
@@ -207,7 +211,8 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         # getaddrinfo(3) would take the remainder.
         expected = f"must have a port up to {MAX_PORT}"
         raise ConfigError([Problem(file=file, key="listen", expected=expected)])
-    _require_none(file, schedule_tables.mistakes(settings.schedules))
+    of_tables = schedule_tables.mistakes(settings.schedules)
+    _require_none(file, [*of_tables, *webhook_tables.mistakes(settings.webhooks)])
     github = settings.github
     if github is not None:
         found = (
@@ -230,6 +235,7 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         settings,
         database_url=url,
         github=github,
+        webhooks=webhook_tables.resolved(settings.webhooks, file.parent),
         tls_cert_file=cert_file,
         tls_key_file=key_file,
     )

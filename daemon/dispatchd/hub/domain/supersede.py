@@ -11,8 +11,11 @@ from dispatchd.hub.domain.model import HubJob, Submission
 from dispatchd.hub.domain.transitions import Event
 from dispatchd.protocol.outcome import FailureCause
 
-_SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
-"""Events of a newer commit; a comment or a label on the same pull request supersedes nothing."""
+_SUPERSEDING: Final = (
+    *("pull_request", "pull_request_target", "push"),
+    "merge_request",
+)
+"""Events of a newer commit, GitLab's included; a comment or a label on the same pull request supersedes nothing."""
 
 _MOST_NAMED: Final = 5
 """Most jobs that a cancel job's summary names (count)."""

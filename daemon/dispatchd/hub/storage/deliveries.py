@@ -78,6 +78,17 @@ class DeliveryStore:
             rows = db.execute(query.limit(limit)).mappings().all()
             return [_read(row) for row in reversed(rows)]
 
+    def newest_of(self, targets: Iterable[str]) -> dict[str, Delivery]:
+        """Return the newest delivery of each hook that has one, by the hook."""
+        newest = select(DELIVERIES).order_by(_DELIVERY.received_at.desc()).limit(1)
+        with self._database.snapshot() as db:
+            rows = (
+                db.execute(newest.where(_DELIVERY.target == target)).mappings().first()
+                for target in targets
+            )
+            found = [_read(row) for row in rows if row is not None]
+        return {delivery.target: delivery for delivery in found}
+
     def prune(self, *, before: float, of_hooks_before: float) -> int:
         """Remove deliveries that came before a time; return their number.
 

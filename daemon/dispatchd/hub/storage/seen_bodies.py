@@ -5,6 +5,7 @@ Bodies are stored as marks, by their hash, for as long as the deliveries of webh
 
 from typing import Final
 
+from attrs import frozen
 from sqlalchemy import Connection, delete, select
 
 from dispatchd.hub.storage.database import upsert
@@ -40,6 +41,41 @@ def note_body(
         name=_PREFIX + payload_hash, value=f"{_time(now)} {event} {delivery_id}"
     )
     db.execute(insert.on_conflict_do_nothing())
+
+
+@frozen(kw_only=True)
+class SeenBody:
+    """First delivery of a body by a hook."""
+
+    at: float
+    """Time at which it came (seconds since the epoch)."""
+    delivery_id: str
+
+
+def seen_body(db: Connection, hook: str, payload_hash: str) -> SeenBody | None:
+    """Return the first delivery of a body by a hook beside GitHub's; None if it is new."""
+    query = select(MARKS.c.value).where(MARKS.c.name == _name(hook, payload_hash))
+    value = db.execute(query).scalar()
+    if value is None:
+        return None
+    at, _, delivery_id = str(value).partition(" ")
+    return SeenBody(at=float(at), delivery_id=delivery_id)
+
+
+def note_seen_body(
+    db: Connection, hook: str, payload_hash: str, delivery_id: str, *, now: float
+) -> None:
+    """Store a body of a hook beside GitHub's; it replaces what was stored of that body."""
+    made = upsert(db, MARKS).values(
+        name=_name(hook, payload_hash), value=f"{_time(now)} {delivery_id}"
+    )
+    changed = {"value": made.excluded.value}
+    db.execute(made.on_conflict_do_update(index_elements=[MARKS.c.name], set_=changed))
+
+
+def _name(hook: str, payload_hash: str) -> str:
+    # With a space, which no hash has: GitHub's bodies have other names.
+    return f"{_PREFIX}{hook} {payload_hash}"
 
 
 def forget_bodies(db: Connection, before: float) -> None:

@@ -26,6 +26,9 @@ _SET_S: Final = 60.0
 
 _DAY_S: Final = 86_400.0
 
+_REPEATED_FOR_S: Final = 7 * _DAY_S
+"""Time for which the delivery of a webhook beside GitHub's may come again (seconds); services repeat for up to three days."""
+
 
 @define
 class Expiry:
@@ -170,6 +173,8 @@ def prune(context: Context, extension: Extension, days: float, *, now: float) ->
     """
     before = now - days * _DAY_S
     again_since = extension.handled_until(now) - extension.repeated_for_s
+    if context.settings.webhooks:
+        again_since = min(again_since, now - _REPEATED_FOR_S)
     deliveries = context.stores.deliveries.prune(
         before=before, of_hooks_before=min(before, again_since)
     )

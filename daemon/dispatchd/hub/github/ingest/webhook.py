@@ -21,13 +21,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.errors import ContractViolation
+from dispatchd.hub.auth.signed_body import IN_MEMORY, SignedBody
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.config.secret_files import read_secret
 from dispatchd.hub.connections.places import Places
 from dispatchd.hub.context import Context
 from dispatchd.hub.github.event import clean, read_event
 from dispatchd.hub.github.ingest.inbox import Arrival, Inbox, Taken
-from dispatchd.hub.github.ingest.signed_body import IN_MEMORY, SignedBody
 from dispatchd.hub.github.routing.route import Plan, route
 from dispatchd.hub.http_bodies import MIB, Refused
 from dispatchd.protocol.json_text import loads
@@ -48,7 +48,7 @@ _MOST_COMING: Final = 256
 _MOST_LARGE_COMING: Final = 32
 """Most of them that may be on disk (count): strangers must not fill it."""
 
-_SIGNATURE: Final = re.compile(r"sha256=[0-9a-f]{64}")
+_SIGNATURE: Final = re.compile(r"sha256=([0-9a-f]{64})")
 """Form of X-Hub-Signature-256 (GitHub docs, Validating webhook deliveries)."""
 
 _LARGE_AT_ONCE: Final = 4
@@ -140,12 +140,13 @@ class Webhook:
         if kind not in (_JSON, _FORM):
             message = f"the body must be {_JSON} or {_FORM}"
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
-        if not _SIGNATURE.fullmatch(call.signature):
+        signature = _SIGNATURE.fullmatch(call.signature)
+        if signature is None:
             message = "X-Hub-Signature-256 is missing, or not sha256= and 64 hex digits"
             raise Refused(HTTPStatus.UNAUTHORIZED, message)
         body = await self._received(request, kind)
         with closing(body):
-            if not body.is_signed(call.signature):
+            if not body.is_signed([bytes.fromhex(signature[1])]):
                 message = "X-Hub-Signature-256 doesn't fit the body and the secret"
                 raise Refused(HTTPStatus.UNAUTHORIZED, message)
             taken = await self._taken(call, body, kind)

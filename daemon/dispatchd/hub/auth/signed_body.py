@@ -35,6 +35,9 @@ class SignedBody:
         most: int,
         secrets: Sequence[bytes],
         grown: Callable[[], None],
+        *,
+        before: bytes = b"",
+        is_kept: bool = True,
     ) -> Self:
         """Receive a request's body.
 
@@ -43,37 +46,43 @@ class SignedBody:
             most: Largest size of the body (bytes).
             secrets: Secrets, each of which may have signed it.
             grown: Called once if it goes to disk.
+            before: Bytes that are signed before the body.
+            is_kept: False to drop what comes: its sender is refused whatever it is, but not before others would be.
 
         Raises:
             TooLarge: It is larger.
         """
         require_length(request, most)
-        reckoned = [hmac.new(secret, digestmod=sha256) for secret in secrets]
+        reckoned = [hmac.new(secret, before, sha256) for secret in secrets]
         size = 0
         with ExitStack() as opened:
             file = opened.enter_context(SpooledTemporaryFile(max_size=IN_MEMORY))
             async for chunk in request.stream():
-                if size <= IN_MEMORY < size + len(chunk):
+                if is_kept and size <= IN_MEMORY < size + len(chunk):
                     grown()
                 size += len(chunk)
                 if size > most:
                     raise TooLarge(most)
+                if not is_kept:
+                    continue
                 file.write(chunk)
                 for mac in reckoned:
                     mac.update(chunk)
             opened.pop_all()
-        signatures = [b"sha256=" + mac.hexdigest().encode() for mac in reckoned]
-        return cls(size, file, signatures)
+        return cls(size, file, [mac.digest() for mac in reckoned])
 
-    def is_signed(self, signature: str) -> bool:
+    def is_signed(self, given: Sequence[bytes]) -> bool:
         """Return whether one of the secrets has signed it. The comparison takes constant time.
 
         Args:
-            signature: `sha256=` and the HMAC in hex, as in X-Hub-Signature-256.
+            given: The signatures that came with it, each an HMAC-SHA256; one valid one is enough.
         """
-        given = signature.encode(errors="replace")
         # All of them, so that the time doesn't show which one matched.
-        fits = [hmac.compare_digest(given, expected) for expected in self._signatures]
+        fits = [
+            hmac.compare_digest(signature, expected)
+            for signature in given
+            for expected in self._signatures
+        ]
         return any(fits)
 
     def read(self) -> bytes:
