@@ -9,8 +9,10 @@ from urllib.parse import quote
 from attrs import evolve, frozen
 
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.hub.config import login as login_tables
 from dispatchd.hub.config import schedules as schedule_tables
 from dispatchd.hub.config.github import GithubSettings, mistakes, resolved
+from dispatchd.hub.config.login import LoginSettings
 from dispatchd.hub.config.schedules import Schedule
 from dispatchd.network.proxies import MAX_PORT
 from dispatchd.protocol import toml_text
@@ -63,9 +65,12 @@ class ConnectionLimits:
 
 @frozen(kw_only=True)
 class Retention:
-    """Retention of ended jobs and deliveries (days)."""
+    """Retention of records (days)."""
 
     days: float = 30.0
+    """Time for which ended jobs and deliveries are kept (days)."""
+    audit_days: float = 365.0
+    """Time for which the audit list is kept (days)."""
 
 
 @frozen(kw_only=True)
@@ -131,6 +136,8 @@ class Settings:
     """Schedules that make jobs."""
     github: GithubSettings | None = None
     """Settings for GitHub; None for a hub without GitHub."""
+    login: LoginSettings | None = None
+    """Ways in which people log in; None for access tokens alone."""
 
     @property
     def token_file(self) -> Path:
@@ -217,6 +224,7 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         )
         _require_none(file, found)
         github = resolved(github, file.parent)
+    login = _login(file, settings)
     try:
         url = _absolute(settings.database_url, file.parent)
     except UnicodeEncodeError as error:
@@ -230,9 +238,28 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         settings,
         database_url=url,
         github=github,
+        login=login,
         tls_cert_file=cert_file,
         tls_key_file=key_file,
     )
+
+
+def _login(file: Path, settings: Settings) -> LoginSettings | None:
+    """Return the settings of `[login]` with absolute paths.
+
+    Raises:
+        ConfigError: They have mistakes.
+    """
+    login, github = settings.login, settings.github
+    if login is None:
+        return None
+    public_url = "" if github is None else github.public_url
+    has_github = github is not None
+    _require_none(
+        file,
+        login_tables.mistakes(login, has_github=has_github, public_url=public_url),
+    )
+    return login_tables.resolved(login, file.parent, public_url)
 
 
 def _require_none(file: Path, found: Iterable[tuple[str, str]]) -> None:
