@@ -43,6 +43,7 @@ async def test_a_developer_sees_the_jobs_of_what_they_may_read_and_no_others(
             await browser.get(f"/artifact?id={job}&path=x")
             for job in ("hidden", "none")
         ]
+        first = await browser.get("/", params={"limit": "1"})
         filtered = await browser.get("/", params={"repository": SECRET})
         api = [
             (await browser.get(f"/api/v1/{path}")).status_code
@@ -59,7 +60,9 @@ async def test_a_developer_sees_the_jobs_of_what_they_may_read_and_no_others(
     assert "Cancel this job" not in shown.text
     assert "dev" in listed.text
     assert "(reader)" in listed.text
+    # Jobs that aren't theirs take no places of the list either.
     assert "ci" in text(listed)
+    assert "/jobs/seen" in first.text
     for page in (listed, filtered):
         assert "deploy" not in page.text
         assert "hidden" not in text(page)

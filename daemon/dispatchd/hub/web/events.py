@@ -48,9 +48,9 @@ class Live:
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         bell = self.context.waiting.changed.next
+        before = await self._seen(request)
         # At once, so that the browser knows that it is connected.
         yield _BEAT
-        before = await self._seen(request)
         while before is not None and not self.context.waiting.stopping:
             changed = await self._rings(bell)
             bell = self.context.waiting.changed.next

@@ -107,7 +107,7 @@ class LoginPage:
             return self._refused(request, way, refused.reason, begun.next_path)
         if not self.people.may_enter(person):
             return self._unknown(request, way, person)
-        return await self._entered(request, person, own_path(begun.next_path))
+        return await self._entered(request, person, begun.next_path)
 
     async def _entered(
         self, request: Request, person: Person, next_path: str
@@ -129,7 +129,7 @@ class LoginPage:
         self.entry.context.refusals.note(
             "login_refused", request, status=int(status), way=way.name, reason=reason
         )
-        again = f"/login?next={quote(own_path(next_path), safe='')}"
+        again = f"/login?next={quote(next_path, safe='')}"
         response = page(
             "refused.html", None, status, label=way.label, reason=reason, again=again
         )
