@@ -169,6 +169,9 @@ async def test_each_role_may_do_what_it_says(here: Scene) -> None:
     audit = text(pages[2])
     assert "olga (github:2)" in audit
     assert "POST /jobs/hidden/cancel" in audit
+    assert "Cancel job hidden" in audit
+    assert "Run job hidden again" in audit
+    assert "done" in audit
     assert "ada (github:40)" in audit
     assert "127.0.0.1" in audit
     log = (here.hub.folder / "hub.log").read_text()

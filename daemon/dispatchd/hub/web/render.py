@@ -22,6 +22,7 @@ from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.login.ways import ServiceAway
 from dispatchd.hub.web import text
 from dispatchd.hub.web import view_model as shapes
+from dispatchd.hub.web.acts import act
 from dispatchd.protocol.times import iso, utc
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -98,7 +99,7 @@ def _environment() -> Environment:
     for name in ("job_path", "shown", "shown_lines", "state_word"):
         environment.filters[name] = getattr(text, name)
     environment.filters.update(title_of=shapes.title, has_ended=shapes.has_ended)
-    environment.filters.update(iso=iso, utc=utc)
+    environment.filters.update(iso=iso, utc=utc, act=act)
     environment.globals.update(static=f"/static/{_VERSION}", State=State)
     return environment
 
