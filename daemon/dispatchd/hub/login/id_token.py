@@ -5,6 +5,7 @@ secret that is made of a public key passes. The times are judged by the hub's cl
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Final
 
 import jwt
@@ -134,7 +135,8 @@ def _check(claims: dict[str, Any], expected: Expected) -> None:
         raise BadIdToken(message)
     times = [claims["exp"], claims["iat"], claims.get("nbf", 0)]
     if not all(
-        isinstance(at, int | float) and not isinstance(at, bool) for at in times
+        isinstance(at, int | float) and not isinstance(at, bool) and isfinite(at)
+        for at in times
     ):
         message = "a time in it is no number"
         raise BadIdToken(message)

@@ -143,7 +143,8 @@ class Page:
         visitor, job_id = await self.entry.reader(request), _job_id(request)
         if visitor.repositories is not None:
             reader = self.context.stores.reader
-            job = await self.context.use(lambda: reader.get(job_id))
+            theirs = visitor.repositories
+            job = await self.context.use(lambda: reader.get(job_id, theirs))
             if job is None or not visitor.sees(job):
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
         return visitor, job_id

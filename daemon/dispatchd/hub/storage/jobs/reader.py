@@ -1,6 +1,6 @@
 """Read access to jobs: each call reads one consistent state, without blocking writers."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from attrs import frozen
@@ -46,10 +46,19 @@ class JobReader:
 
     _database: Database
 
-    def get(self, job_id: str) -> HubJob | None:
-        """Return a job, or None."""
+    def get(
+        self, job_id: str, repositories: Collection[str] | None = None
+    ) -> HubJob | None:
+        """Return a job, or None.
+
+        Args:
+            job_id: The id.
+            repositories: Repositories of which it must be; None for any. A job of another one is as if there were none.
+        """
+        query = select(*COLUMNS).where(_JOB.id == job_id)
+        if repositories is not None:
+            query = query.where(queries.beside(_JOB.repository).in_(repositories))
         with self._database.look() as db:
-            query = select(*COLUMNS).where(_JOB.id == job_id)
             row = db.execute(query).mappings().first()
             return None if row is None else read_job(row)
 
