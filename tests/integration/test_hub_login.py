@@ -181,6 +181,28 @@ async def test_each_role_may_do_what_it_says(here: Scene) -> None:
         assert secret not in log
 
 
+async def test_an_operator_pauses_and_resumes_dispatch(here: Scene) -> None:
+    machine = Machine(http=here.hub.http)
+    async with here.person("vera") as viewer, here.person("olga") as operator:
+        form = {"form_token": form_token(await operator.get("/"))}
+        paused = await operator.post(
+            "/dispatch/pause", data={**form, "reason": "<b>Move</b>"}
+        )
+        told = (await here.hub.http.get("/api/v1/dispatch")).json()
+        none = await machine.ask()
+        shown = await viewer.get("/")
+        refused = await posted(viewer, "/dispatch/resume")
+        resumed = await posted(operator, "/dispatch/resume")
+        await machine.pull()
+
+    assert (paused.status_code, resumed.status_code) == (303, 303)
+    assert (told["paused"], told["reason"]) == (True, "<b>Move</b>")
+    assert none.status_code == 204
+    assert "&lt;b&gt;Move" in shown.text
+    assert "Resume dispatch" not in shown.text
+    assert refused.status_code == 403
+
+
 async def test_the_audit_list_has_the_acts_of_tokens_too_and_forgets(
     tmp_path: Path,
 ) -> None:

@@ -20,7 +20,7 @@ class RoleNames:
     viewers: tuple[str, ...] = ()
     """People who see everything."""
     operators: tuple[str, ...] = ()
-    """People who also run jobs again and end them."""
+    """People who also run jobs again, end them, and pause dispatch."""
     admins: tuple[str, ...] = ()
     """People who may do everything that the page offers."""
 

@@ -20,6 +20,7 @@ from dispatchd.hub.domain.result_details import read_details
 from dispatchd.hub.domain.scopes import OPERATE
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused
+from dispatchd.hub.storage.dispatch_rules import Pause
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.hub.web.artifacts import shown_artifacts
 from dispatchd.hub.web.events import Live
@@ -38,6 +39,9 @@ from dispatchd.hub.web.view_model import Progress, origin, steps
 
 _LISTED: Final = 100
 """Jobs on a page (count)."""
+
+_LONGEST_REASON: Final = 1000
+"""Longest reason of a pause (characters), as in pause-request.schema.json."""
 
 _GROUPS: Final = (
     ("Waiting", WAITING),
@@ -75,6 +79,8 @@ class Page:
             _get("/jobs", self.show),
             _post("/jobs/cancel", self.cancel),
             _post("/jobs/requeue", self.requeue),
+            _post("/dispatch/pause", self.pause),
+            _post("/dispatch/resume", self.resume),
             _post(f"{one}/cancel", self.cancel),
             _post(f"{one}/requeue", self.requeue),
             _get(one, self.show),
@@ -160,6 +166,22 @@ class Page:
         form = await self.entry.posted(request, needs=OPERATE)
         again = await self.jobs.again(_job_id(request), form.get("new_id", ""))
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
+
+    async def pause(self, request: Request) -> Response:
+        """Pause dispatch."""
+        form = await self.entry.posted(request, needs=OPERATE)
+        reason = form.get("reason", "").strip()[:_LONGEST_REASON]
+        pause = Pause(since=self.context.now(), reason=reason)
+        await self.context.use(lambda: self.context.stores.pauses.begin(pause))
+        self.context.waiting.changed.notify()
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
+
+    async def resume(self, request: Request) -> Response:
+        """Resume dispatch."""
+        await self.entry.posted(request, needs=OPERATE)
+        await self.context.use(self.context.stores.pauses.end)
+        self.context.waiting.wake_all()
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
 
     def _list(self, visitor: Visitor, job_filter: Filter) -> str:
         stores = self.context.stores

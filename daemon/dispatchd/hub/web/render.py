@@ -54,7 +54,7 @@ class Visitor:
     role: str
     """Role, in a word for people."""
     may_operate: bool
-    """True if they may run jobs again and end them."""
+    """True if they may run jobs again, end them, and pause dispatch."""
     is_admin: bool
     form_token: str
     """Token that their forms need."""
