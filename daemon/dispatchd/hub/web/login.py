@@ -1,5 +1,7 @@
 """Login with an access token, and logout."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from secrets import token_urlsafe
 from typing import Final
@@ -130,7 +132,8 @@ class Entry:
         value = request.cookies.get(COOKIE, "")
         token = await self.context.session(request)
         if token is None:
-            visit = await self.people.visit(value)
+            with self.noting(request):
+                visit = await self.people.visit(value)
             if visit is None:
                 raise LoginNeeded
             return _of_visit(visit, await self._form_token(value))
@@ -145,6 +148,21 @@ class Entry:
             is_admin=is_admin,
             form_token=await self._form_token(value),
         )
+
+    @contextmanager
+    def noting(self, request: Request) -> Iterator[None]:
+        """Log that a service is away for which a request has asked, if it is; anybody can make it be asked.
+
+        Raises:
+            ServiceAway: The service is away.
+        """
+        try:
+            yield
+        except ServiceAway as away:
+            self.context.refusals.note(
+                "login_service_away", request, service=away.label, reason=away.reason
+            )
+            raise
 
     async def still_reads(self, request: Request, job_id: str = "") -> bool:
         """Return whether the session of a stream is still valid, and still sees a job if one is given."""

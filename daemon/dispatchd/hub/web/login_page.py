@@ -75,7 +75,8 @@ class LoginPage:
             next_path=next_path if len(next_path) <= _LONGEST_PATH else "/",
             until=self.entry.context.now() + _LASTS_S,
         )
-        address = await way.address(begun, self._redirect_uri(way))
+        with self.entry.noting(request):
+            address = await way.address(begun, self._redirect_uri(way))
         value = await self.entry.context.use(lambda: self.people.sessions.keep(begun))
         response = RedirectResponse(address, HTTPStatus.SEE_OTHER)
         self._bind(request, response, value)
@@ -102,7 +103,8 @@ class LoginPage:
             return self._refused(request, way, reason, "/")
         try:
             async with self._asking:
-                person = await way.person(begun, answer, self._redirect_uri(way))
+                with self.entry.noting(request):
+                    person = await way.person(begun, answer, self._redirect_uri(way))
         except LoginRefused as refused:
             return self._refused(request, way, refused.reason, begun.next_path)
         if not self.people.may_enter(person):

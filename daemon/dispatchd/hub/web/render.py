@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import Final
 from urllib.parse import quote
 
-import structlog
 from attrs import frozen
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
@@ -175,9 +174,6 @@ def _wrong(status: HTTPStatus, message: str, retry_s: int = 0) -> Response:
 
 
 def _away(away: ServiceAway) -> Response:
-    structlog.get_logger().warning(
-        "login_service_away", service=away.label, reason=away.reason
-    )
     status = HTTPStatus.SERVICE_UNAVAILABLE
     response = page("away.html", None, status, label=away.label)
     response.headers["Retry-After"] = str(_RELOADED_S)
