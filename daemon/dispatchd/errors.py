@@ -33,6 +33,10 @@ DispatchdError
 ├─ StorageBusy, Locked  the database can't be used now, or its rows are taken; repeat (`hub/domain/model.py`)
 ├─ InvalidTransition    a bug, as above (`hub/domain/transitions.py`)
 ├─ LoginNeeded          the visitor is sent to the login (`hub/web/render.py`)
+├─ BadIdToken           an id token proves nothing; becomes LoginRefused (`hub/login/id_token.py`)
+├─ LoginRefused         a login elsewhere has no valid proof; becomes a page (`hub/login/ways.py`)
+├─ ServiceAway          nobody can be asked what a visitor may see; becomes a page, other ways in stay (`hub/login/ways.py`)
+├─ SessionOver          a visitor's token is revoked or has expired; they log in again (`hub/login/ways.py`)
 ├─ Unreadable           the event is stored with the reason (`hub/github/poller/listed.py`)
 └─ LookAgain            the check run may still appear; look later (`hub/github/checks/check_run.py`)
 

@@ -90,7 +90,7 @@ class Place:
         assert "Traceback" not in told, told
         for secret in (self.github.key.splitlines()[1], WEBHOOK_SECRET):
             assert secret not in told
-        assert "client-secret" not in told
+        assert "client-secret-of-the-app" not in told
         assert self.github.token not in told
         return done
 
@@ -155,23 +155,30 @@ def test_a_code_becomes_a_key_a_secret_and_lines_for_hub_toml(
         'webhook_secret_files = ["github-webhook-secret"]',
     }
     assert lines <= set(done.stdout.splitlines())
+    login = done.stdout.partition("[login.github]")[2].partition("\n\n")[0]
     assert "https://github.com/apps/our-ci/installations/new" in done.stdout
     files = {
         "github-app.pem": place.github.key.strip(),
         "github-webhook-secret": WEBHOOK_SECRET,
+        "github-client-secret": "client-secret-of-the-app",
     }
     for name, text in files.items():
         file = place.folder / name
         assert file.read_text().strip() == text
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     configured = BEFORE.replace("[github]", "[github]\n" + "\n".join(lines))
-    place.configure(configured)
+    place.configure(f"{configured}\n[login.github]{login}")
+    settings = load(place.folder / "hub.toml").login
+    assert settings is not None
+    assert settings.github is not None
+    assert settings.github.client_id == "Iv1.8a61f9b3a7aba766"
+    assert settings.github.client_secret_file == place.folder / "github-client-secret"
     assert place.say("check").returncode == 0
 
 
 def test_a_key_that_is_there_is_never_lost(place: Place) -> None:
     place.configure(BEFORE)
-    for name in ("github-app.pem", "github-webhook-secret"):
+    for name in ("github-app.pem", "github-webhook-secret", "github-client-secret"):
         (place.folder / name).write_text("precious")
 
         done = place.say("setup", "--code", CODE)

@@ -135,6 +135,19 @@ def test_no_look_reads_all_rows_of_a_table(database: Database) -> None:
                                 state=state, repository=repository, workflow=workflow
                             )
                         )
+        theirs = frozenset({"o/r", "o/s"})
+        for state in ("", "queued"):
+            for workflow in ("", "ci"):
+                assert (
+                    len(
+                        reader.list(
+                            Filter(state=state, workflow=workflow, repositories=theirs)
+                        )
+                    )
+                    == 1
+                )
+        assert reader.list(Filter(repositories=frozenset({"o/s"}))) == []
+        assert reader.repositories(10) == ["o/r"]
         reader.counts()
         reader.heard_at(lease_s=60, now=1.0)
         reader.oldest_queued_at()

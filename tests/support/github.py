@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -130,9 +130,18 @@ def prism(folder: Path, description: str, *, upstream: str = "") -> Iterator[str
 
 @contextmanager
 def emulate(
-    folder: Path, key: str, *, webhook_url: str = "", webhook_secret: str = ""
+    folder: Path,
+    key: str,
+    *,
+    webhook_url: str = "",
+    webhook_secret: str = "",
+    people: Sequence[str] = (),
+    logins: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
-    """Run emulate with one App, which is installed in one repository, and give its address."""
+    """Run emulate with one App, which is installed in one repository, and give its address.
+
+    `people` are the accounts beside the owner's, for whom the repository is private, and `logins` is the App as that which people log in to.
+    """
     need_mocks()
     port = free_port()
     owner, name = REPOSITORY.split("/")
@@ -158,11 +167,17 @@ def emulate(
     seed = {
         "tokens": {PERSON_TOKEN: {"login": owner, "scopes": scopes}},
         "github": {
-            "users": [{"login": owner, "name": owner}],
+            "users": [{"login": each, "name": each} for each in (owner, *people)],
             "repos": [
-                {"owner": owner, "name": name, "auto_init": True, "private": False}
+                {
+                    "owner": owner,
+                    "name": name,
+                    "auto_init": True,
+                    "private": bool(people),
+                }
             ],
             "apps": [app],
+            **({} if logins is None else {"oauth_apps": [logins]}),
         },
     }
     file = folder / f"seed-{port}.json"

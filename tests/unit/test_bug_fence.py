@@ -132,6 +132,8 @@ BOUNDED = {
         "hub/storage/artifacts/files.py:_hash_of",
         "hub/storage/artifacts/files.py:_locked",
     ),
+    # An answer of a provider, up to a limit and with a deadline.
+    "hub/login/http.py:_answer",
     # A trial of an endpoint: bodies up to a limit, and a wait with a deadline.
     *("conformance/caller.py:_read", "conformance/hooks.py:_status"),
     "conformance/trial.py:_up",

@@ -335,7 +335,7 @@ def test_a_valid_configuration_of_the_hub_is_read(path: Path, tmp_path: Path) ->
         if isinstance(value, dict):
             lines += [
                 f"[{name}]",
-                *(f"{k} = {json.dumps(v)}" for k, v in value.items()),
+                *(f"{k} = {toml_value(v)}" for k, v in value.items()),
             ]
         elif isinstance(value, list):
             for table in value:

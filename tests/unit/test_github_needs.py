@@ -284,6 +284,7 @@ def test_the_manifest_is_what_github_documents() -> None:
             "active": True,
         },
         "redirect_url": "http://127.0.0.1:1/",
+        "callback_urls": ["https://hub.example/login/github/callback"],
         "public": False,
         "default_permissions": {
             "checks": "write",

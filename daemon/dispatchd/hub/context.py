@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.hub.auth.audit import note_owner
+from dispatchd.hub.auth.audit_list import AuditList
 from dispatchd.hub.auth.hashing import hashed, matches
 from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.auth.sessions import Sessions
@@ -66,6 +67,7 @@ class Stores:
     pauses: PauseStore = field(init=False, default=_of(PauseStore))
     bindings: BindingStore = field(init=False, default=_of(BindingStore))
     schedules: ScheduleStore = field(init=False, default=_of(ScheduleStore))
+    audit: AuditList = field(init=False, default=_of(AuditList))
 
 
 @define(kw_only=True)

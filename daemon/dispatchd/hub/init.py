@@ -40,6 +40,7 @@ license_id = {license_id}
 
 [retention]
 # days = 30                        # how long ended jobs and deliveries are kept
+# audit_days = 365                 # how long the audit list is kept
 
 [logs]
 # folder = "logs"                  # shared, where several hub processes use one database
@@ -51,6 +52,12 @@ license_id = {license_id}
 # days = 14                        # how long the artifacts of a job are kept
 # job_mib = 1024                   # how large all artifacts of one job may be together; 0 keeps none
 # file_mib = 512                   # how large one of them may be
+
+# People log in with GitHub, beside access tokens (docs/hub.md, people; docs/github.md).
+# [login.github]
+# client_id = "Iv1.8a61f9b3a7aba766"        # this and the file come from `dispatchd hub github setup`
+# client_secret_file = "github-client-secret"
+# admins = ["id:583231"]           # or logins; everybody else sees the jobs of what they may read at GitHub
 
 # Jobs at the times of cron expressions (docs/hub.md, schedules).
 # [[schedules]]

@@ -7,7 +7,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +26,7 @@ from dispatchd.errors import NotReachable
 from dispatchd.hub.api.admin import Admin
 from dispatchd.hub.api.artifacts import Artifacts
 from dispatchd.hub.api.dispatch import Dispatch
-from dispatchd.hub.api.errors import answer_hub_error
+from dispatchd.hub.api.errors import answer_failed, answer_gone, answer_hub_error
 from dispatchd.hub.api.jobs import Jobs
 from dispatchd.hub.api.licenses import Licenses
 from dispatchd.hub.api.logs import Logs
@@ -50,8 +49,14 @@ from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.extension import Extension, Loop
 from dispatchd.hub.github.extension import github_extension
 from dispatchd.hub.http_bodies import Refused
+from dispatchd.hub.login.people import People
+from dispatchd.hub.login.ways import Ways
 from dispatchd.hub.queue.schedules import Schedules
 from dispatchd.hub.queue.submit import Submissions
+from dispatchd.hub.ways_in import login_ways
+from dispatchd.hub.web.audit import AuditPage, recording
+from dispatchd.hub.web.login import Entry
+from dispatchd.hub.web.login_page import LoginPage
 from dispatchd.hub.web.pages import Page
 from dispatchd.hub.workers.housekeeping import Expiry, Pruning
 from dispatchd.linux.systemd import ServiceManager
@@ -60,6 +65,9 @@ from dispatchd.protocol.extensions import CALL_HEADER, HEADER, VERSION
 
 _OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
 """Prefixes of the paths of machines' calls (contracts/README.md, calls)."""
+
+NO_WAYS: Final = Ways(by_name={})
+"""Ways of a hub where people log in by access tokens alone."""
 
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
@@ -77,9 +85,18 @@ _KEEP_ALIVE_S: Final = 75
 
 
 def application(
-    context: Context, extension: Extension, connections: Sized = ()
+    context: Context,
+    extension: Extension,
+    connections: Sized = (),
+    ways: Ways = NO_WAYS,
 ) -> ASGIApp:
-    """Return the hub's application, with the routes of an extension; the metrics count its open connections. Blocks.
+    """Return the hub's application. Blocks.
+
+    Args:
+        context: The hub's context.
+        extension: The extension, which has routes of its own.
+        connections: The open connections, which the metrics count.
+        ways: The ways in which people log in, beside access tokens.
 
     Raises:
         ConfigError: The secret of a webhook can't be used.
@@ -89,6 +106,7 @@ def application(
     probes = Probes(context, extension, connections, webhooks.results)
     jobs = Jobs(context, submissions, extension)
     logs, artifacts = Logs(context, jobs), Artifacts(context, jobs)
+    entry = Entry(context, People.of(context, ways))
     app = Starlette(
         routes=[
             *Pull(context, extension).routes(),
@@ -101,7 +119,9 @@ def application(
             *Admin(context, submissions, extension).routes(),
             *ScheduleList(context).routes(),
             *probes.routes(),
-            *Page(context, jobs, logs, artifacts, extension).routes(),
+            *Page(context, entry, jobs, logs, artifacts, extension).routes(),
+            *LoginPage(entry).routes(),
+            *AuditPage(entry).routes(),
             *extension.routes(),
             *webhooks.routes(),
         ],
@@ -109,13 +129,14 @@ def application(
             Refused: _refused,
             HubError: answer_hub_error,
             HTTPException: _unknown,
-            ClientDisconnect: _gone,
-            Exception: _failed,
+            ClientDisconnect: answer_gone,
+            Exception: answer_failed,
         },
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return in_origin_form(_marking(framed(auditing(probes.counting(app)))))
+    counted = probes.counting(app)
+    return in_origin_form(_marking(framed(auditing(counted, recording(context)))))
 
 
 def _marking(app: ASGIApp) -> ASGIApp:
@@ -159,6 +180,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         # Before the first answer: with an unreadable key the hub must not start.
         extension = await stack.enter_async_context(github_extension(context))
+        ways = await stack.enter_async_context(login_ways(context))
         loops: list[Loop] = [Expiry(context).run, Pruning(context, extension).run]
         loops.append(Schedules(context, Submissions(context)).run)
         loops += extension.loops()
@@ -187,12 +209,13 @@ async def serve(
                 listen=context.settings.listen,
                 hint="secrets and tokens go over the network in clear: set tls_cert_file, or listen on 127.0.0.1 behind a proxy",
             )
-        await _serve(context, extension, announce, manager, signals, loops)
+        served = partial(application, context, extension, ways=ways)
+        await _serve(context, served, announce, manager, signals, loops)
 
 
 async def _serve(
     context: Context,
-    extension: Extension,
+    served: Callable[[Sized], ASGIApp],
     announce: Callable[[int], None],
     manager: ServiceManager,
     signals: AsyncIterator[signal.Signals],
@@ -206,7 +229,7 @@ async def _serve(
     )
     listener.guard(connections, partial(_not_taken, context))
     config = uvicorn.Config(
-        application(context, extension, connections),
+        served(connections),
         http=partial(  # type: ignore[arg-type]  # it is called like a class
             WatchedProtocol, connections=connections, taken=listener.taken
         ),
@@ -380,16 +403,4 @@ async def _unknown(_request: Request, error: Exception) -> Response:
         raise error
     return JSONResponse(
         {"message": error.detail}, status_code=error.status_code, headers=error.headers
-    )
-
-
-async def _gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=HTTPStatus.BAD_REQUEST)
-
-
-async def _failed(_request: Request, _error: Exception) -> Response:
-    # The traceback goes to the hub's own log, and only there.
-    return JSONResponse(
-        {"message": "the hub has failed; its log says how"},
-        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
     )

@@ -96,3 +96,16 @@ async def answer_hub_error(_request: Request, error: Exception) -> Response:
         status_code=answer.status,
         headers={"Retry-After": str(answer.retry_s)} if answer.retry_s else None,
     )
+
+
+async def answer_gone(_request: Request, _error: Exception) -> Response:
+    """Return the response for a client that has gone."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def answer_failed(_request: Request, _error: Exception) -> Response:
+    """Return the response to a bug; the traceback goes to the hub's own log, and only there."""
+    return JSONResponse(
+        {"message": "the hub has failed; its log says how"},
+        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
+    )

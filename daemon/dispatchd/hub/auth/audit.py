@@ -1,13 +1,42 @@
-"""Audit log: a line for each change that only an owner may make, with the token's name, the address and the status."""
+"""Audit: a line and a record for each change that only an owner or an operator may make: who, what, when, from where.
 
+The record is durable before the answer is sent.
+"""
+
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
+from attrs import frozen
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _BY: Final = "dispatchd.owner"
-"""Key of an ASGI scope for the name of the token that makes a change."""
+"""Key of an ASGI scope for the name of the token or person that makes a change."""
+
+_LONGEST_PATH: Final = 1000
+"""Longest path in a record (characters)."""
+
+
+@frozen(kw_only=True)
+class Change:
+    """Change that somebody has made."""
+
+    who: str
+    """Name of their token; or their name, and in brackets their way in and their id."""
+    method: str
+    path: str
+    status: int
+    """Status of the answer; 0 if none was sent."""
+    address: str
+
+
+Record = Callable[[Change], Awaitable[None]]
+"""Function that stores a change."""
+
+
+async def nowhere(_change: Change) -> None:
+    """Store nothing."""
 
 
 def address_of(request: Request) -> str:
@@ -16,12 +45,12 @@ def address_of(request: Request) -> str:
 
 
 def note_owner(request: Request, name: str) -> None:
-    """Mark a request as a change that only an owner may make, with the token's name."""
+    """Mark a request as a change that only an owner or an operator may make, with the token's or the person's name."""
     request.scope[_BY] = name
 
 
-def auditing(app: ASGIApp) -> ASGIApp:
-    """Return an application that logs each owner's change, with the status of its answer."""
+def auditing(app: ASGIApp, record: Record = nowhere) -> ASGIApp:
+    """Return an application that logs and records each such change, with the status of its answer."""
 
     async def audited(scope: Scope, receive: Receive, send: Send) -> None:
         statuses: list[int] = []
@@ -29,21 +58,33 @@ def auditing(app: ASGIApp) -> ASGIApp:
         async def note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
+                if _BY in scope:
+                    await record(_change(scope, message["status"]))
             await send(message)
 
         try:
             await app(scope, receive, note)
         finally:
             if _BY in scope:
+                change = _change(scope, statuses[0] if statuses else 0)
                 # A key named `token` would be redacted as a secret.
                 structlog.get_logger().info(
                     "owner_call",
-                    by=scope[_BY],
-                    method=scope["method"],
+                    by=change.who,
+                    method=change.method,
                     path=scope["path"],
-                    # 0 if no answer was sent.
-                    status=statuses[0] if statuses else 0,
-                    address=address_of(Request(scope)),
+                    status=change.status,
+                    address=change.address,
                 )
 
     return audited
+
+
+def _change(scope: Scope, status: int) -> Change:
+    return Change(
+        who=scope[_BY],
+        method=scope["method"],
+        path=scope["path"][:_LONGEST_PATH],
+        status=status,
+        address=address_of(Request(scope)),
+    )

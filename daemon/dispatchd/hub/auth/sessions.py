@@ -113,9 +113,14 @@ class Sessions:
 
     def _signature(self, purpose: str, text: str) -> str:
         # Read each time, so that a rotated key is used at once in each hub process.
-        key = self._tokens.secret(PAGE_KEY, _new_key).encode()
+        key = page_key(self._tokens).encode()
         said = f"{purpose}\n{text}".encode(errors="replace")
         return hmac.new(key, said, sha256).hexdigest()
+
+
+def page_key(tokens: TokenStore) -> str:
+    """Return the key of the page's sessions; make it the first time. Blocks."""
+    return tokens.secret(PAGE_KEY, _new_key)
 
 
 def _same(given: str, expected: str) -> bool:

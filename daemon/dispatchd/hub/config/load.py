@@ -9,9 +9,11 @@ from urllib.parse import quote
 from attrs import evolve, frozen
 
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.hub.config import login as login_tables
 from dispatchd.hub.config import schedules as schedule_tables
 from dispatchd.hub.config import webhooks as webhook_tables
 from dispatchd.hub.config.github import GithubSettings, mistakes, resolved
+from dispatchd.hub.config.login import LoginSettings
 from dispatchd.hub.config.schedules import Schedule
 from dispatchd.hub.config.webhooks import Webhook
 from dispatchd.network.proxies import MAX_PORT
@@ -65,9 +67,12 @@ class ConnectionLimits:
 
 @frozen(kw_only=True)
 class Retention:
-    """Retention of ended jobs and deliveries (days)."""
+    """Retention of records (days)."""
 
     days: float = 30.0
+    """Time for which ended jobs and deliveries are kept (days)."""
+    audit_days: float = 365.0
+    """Time for which the audit list is kept (days)."""
 
 
 @frozen(kw_only=True)
@@ -135,6 +140,8 @@ class Settings:
     """Hooks of senders beside GitHub."""
     github: GithubSettings | None = None
     """Settings for GitHub; None for a hub without GitHub."""
+    login: LoginSettings | None = None
+    """Ways in which people log in; None for access tokens alone."""
 
     @property
     def token_file(self) -> Path:
@@ -222,6 +229,7 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         )
         _require_none(file, found)
         github = resolved(github, file.parent)
+    login = _login(file, settings)
     try:
         url = _absolute(settings.database_url, file.parent)
     except UnicodeEncodeError as error:
@@ -236,9 +244,28 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         database_url=url,
         github=github,
         webhooks=webhook_tables.resolved(settings.webhooks, file.parent),
+        login=login,
         tls_cert_file=cert_file,
         tls_key_file=key_file,
     )
+
+
+def _login(file: Path, settings: Settings) -> LoginSettings | None:
+    """Return the settings of `[login]` with absolute paths.
+
+    Raises:
+        ConfigError: They have mistakes.
+    """
+    login, github = settings.login, settings.github
+    if login is None:
+        return None
+    public_url = "" if github is None else github.public_url
+    has_github = github is not None
+    _require_none(
+        file,
+        login_tables.mistakes(login, has_github=has_github, public_url=public_url),
+    )
+    return login_tables.resolved(login, file.parent, public_url)
 
 
 def _require_none(file: Path, found: Iterable[tuple[str, str]]) -> None:

@@ -243,6 +243,20 @@ CHECKS: Final = Table(
 Index("checks_owed", CHECKS.c.owed, CHECKS.c.retry_at)
 Index("checks_by_commit", CHECKS.c.repository, CHECKS.c.sha)
 
+AUDIT: Final = Table(
+    "audit",
+    METADATA,
+    Column("id", Words, primary_key=True),
+    _time("at"),
+    _text("who"),
+    _text("method"),
+    _text("path"),
+    _number("status"),
+    _text("address"),
+)
+"""Changes that only an owner or an operator may make (`auth/audit_list.py`). The ids are random: a restore adds to what is there."""
+Index("audit_by_time", AUDIT.c.at)
+
 MARKS: Final = Table(
     "marks",
     METADATA,

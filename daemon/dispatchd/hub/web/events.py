@@ -10,6 +10,10 @@ from starlette.responses import Response, StreamingResponse
 
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.login.ways import ServiceAway
+from dispatchd.hub.storage.jobs.reader import Filter
+from dispatchd.hub.web.login import Entry
+from dispatchd.hub.web.render import LoginNeeded
 
 _EVERY_S: Final = 1.0
 """Least time between two events (seconds)."""
@@ -26,7 +30,12 @@ _BEAT: Final = b": here\n\n"
 class Live:
     """Stream of events."""
 
-    context: Context
+    entry: Entry
+
+    @property
+    def context(self) -> Context:
+        """Context of the hub."""
+        return self.entry.context
 
     def stream(self, request: Request) -> Response:
         """Return events until the hub stops or the session ends."""
@@ -39,13 +48,18 @@ class Live:
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         bell = self.context.waiting.changed.next
+        before = await self._seen(request)
         # At once, so that the browser knows that it is connected.
         yield _BEAT
-        while not self.context.waiting.stopping:
+        while before is not None and not self.context.waiting.stopping:
             changed = await self._rings(bell)
             bell = self.context.waiting.changed.next
-            if not await self._counts(request):
+            seen = await self._seen(request)
+            if seen is None or self.context.waiting.stopping:
                 return
+            # Whoever sees the jobs of some repositories alone isn't told of changes of others.
+            changed = changed and (not seen or seen != before)
+            before = seen
             yield _CHANGED if changed else _BEAT
             if changed:
                 await self._pause()
@@ -64,11 +78,18 @@ class Live:
             with anyio.move_on_after(until - anyio.current_time()):
                 await bell.wait()
 
-    async def _counts(self, request: Request) -> bool:
-        if self.context.waiting.stopping:
-            return False
+    async def _seen(self, request: Request) -> str | None:
+        """Return the jobs that a person sees who doesn't see all, as a text to compare; empty for others, None if nobody is logged in."""
         try:
-            return await self.context.session(request) is not None
+            visitor = await self.entry.reader(request)
+            if visitor.repositories is None:
+                return ""
+            theirs = Filter(repositories=frozenset(visitor.repositories))
+            reader = self.context.stores.reader
+            jobs = await self.context.use_for_list(lambda: reader.list(theirs))
+        except (LoginNeeded, ServiceAway):
+            return None
         except StorageBusy:
             # The page shows that error when it looks.
-            return True
+            return ""
+        return repr([job for job in jobs if visitor.sees(job)])

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from dispatchd.hub.api.logs import Logs, LogView
-from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.web.ansi import Style, log_html
+from dispatchd.hub.web.login import Entry
 
 _SHOWN: Final = 128 * 1024
 """Part of a log that a page shows when it is loaded (bytes): its end."""
@@ -104,6 +104,7 @@ def shown_log(logs: Logs, view: LogView) -> Shown | None:
 class _Stream:
     """Stream of the log of a job to one page."""
 
+    entry: Entry
     logs: Logs
     job_id: str
     point: Point
@@ -114,7 +115,9 @@ class _Stream:
         yield _BEAT
         waiting = self.logs.context.waiting
         with self.logs.following(self.job_id) as follower:
-            while not waiting.stopping and await self._counts(request):
+            while not waiting.stopping and await self.entry.still_reads(
+                request, self.job_id
+            ):
                 rings = follower.next
                 view = await follower.look()
                 event = await self._next(view)
@@ -163,19 +166,13 @@ class _Stream:
             f"event: log\nid: {self.point.text}\ndata: {json.dumps(html)}\n\n".encode()
         )
 
-    async def _counts(self, request: Request) -> bool:
-        try:
-            return await self.logs.context.session(request) is not None
-        except StorageBusy:
-            return True
 
-
-def log_stream(logs: Logs, job_id: str, request: Request) -> Response:
+def log_stream(entry: Entry, logs: Logs, job_id: str, request: Request) -> Response:
     """Return the stream of a job's log, from the point that the page has."""
     last = request.headers.get("last-event-id", "")
     point = Point.read(last or request.query_params.get("from", ""))
     return StreamingResponse(
-        _Stream(logs, job_id, point).events(request),
+        _Stream(entry, logs, job_id, point).events(request),
         media_type="text/event-stream",
         # Proxies such as nginx would collect the events first.
         headers={"X-Accel-Buffering": "no"},

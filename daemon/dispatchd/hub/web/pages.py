@@ -5,7 +5,7 @@ from typing import Final
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import evolve, frozen
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -17,8 +17,10 @@ from dispatchd.hub.api.machines import machine_documents
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING
 from dispatchd.hub.domain.result_details import read_details
+from dispatchd.hub.domain.scopes import OPERATE
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused
+from dispatchd.hub.storage.dispatch_rules import Pause
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.hub.web.artifacts import shown_artifacts
 from dispatchd.hub.web.events import Live
@@ -38,6 +40,9 @@ from dispatchd.hub.web.view_model import Progress, origin, steps
 _LISTED: Final = 100
 """Jobs on a page (count)."""
 
+_LONGEST_REASON: Final = 1000
+"""Longest reason of a pause (characters), as in pause-request.schema.json."""
+
 _GROUPS: Final = (
     ("Waiting", WAITING),
     ("On machines", HELD),
@@ -50,6 +55,7 @@ class Page:
     """Routes of the web page."""
 
     context: Context
+    entry: Entry
     jobs: Jobs
     logs: Logs
     artifacts: Artifacts
@@ -57,7 +63,7 @@ class Page:
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
-        entry, one = Entry(self.context), "/jobs/{job_id:job}"
+        entry, one = self.entry, "/jobs/{job_id:job}"
         return [
             _get("/", self.list),
             _get("/login", entry.show),
@@ -73,6 +79,8 @@ class Page:
             _get("/jobs", self.show),
             _post("/jobs/cancel", self.cancel),
             _post("/jobs/requeue", self.requeue),
+            _post("/dispatch/pause", self.pause),
+            _post("/dispatch/resume", self.resume),
             _post(f"{one}/cancel", self.cancel),
             _post(f"{one}/requeue", self.requeue),
             _get(one, self.show),
@@ -80,16 +88,18 @@ class Page:
 
     async def list(self, request: Request) -> Response:
         """Return the newest jobs, and every machine."""
-        visitor = await Entry(self.context).visitor(request)
+        visitor = await self.entry.reader(request)
         job_filter = filter_of(request, str(_LISTED))
+        if visitor.repositories is not None:
+            theirs = frozenset(visitor.repositories)
+            job_filter = evolve(job_filter, repositories=theirs)
         return HTMLResponse(
             await self.context.use_for_list(lambda: self._list(visitor, job_filter))
         )
 
     async def show(self, request: Request) -> Response:
         """Return one job."""
-        visitor = await Entry(self.context).visitor(request)
-        job_id = _job_id(request)
+        visitor, job_id = await self._seen(request)
         page = await self.context.use(lambda: self._job(visitor, job_id))
         # So that a page without the script has more of the log when it is loaded again.
         await self.logs.mark(await self.logs.view(job_id))
@@ -102,20 +112,20 @@ class Page:
             Refused: Nobody is logged in.
         """
         try:
-            await Entry(self.context).visitor(request)
+            await self.entry.reader(request)
         except LoginNeeded as error:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
-        return Live(self.context).stream(request)
+        return Live(self.entry).stream(request)
 
     async def log(self, request: Request) -> Response:
         """Return all logs of a job as a text to store."""
-        await Entry(self.context).visitor(request)
-        return download(self.logs, await self.logs.view(_job_id(request)))
+        _, job_id = await self._seen(request)
+        return download(self.logs, await self.logs.view(job_id))
 
     async def artifact(self, request: Request) -> Response:
         """Return the bytes of an artifact, to store."""
-        await Entry(self.context).visitor(request)
-        return await self.artifacts.download(_job_id(request), request)
+        _, job_id = await self._seen(request)
+        return await self.artifacts.download(job_id, request)
 
     async def log_events(self, request: Request) -> Response:
         """Stream the log of a job to an open page.
@@ -124,37 +134,69 @@ class Page:
             Refused: Nobody is logged in, or there is no such job.
         """
         try:
-            await Entry(self.context).visitor(request)
+            _, job_id = await self._seen(request)
         except LoginNeeded as error:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
-        job_id = _job_id(request)
         await self.logs.view(job_id)
-        return log_stream(self.logs, job_id, request)
+        return log_stream(self.entry, self.logs, job_id, request)
+
+    async def _seen(self, request: Request) -> tuple[Visitor, str]:
+        """Return the visitor, and the id of the wanted job.
+
+        Raises:
+            Refused: There is no such job, or none that the visitor may see: nobody can tell which.
+        """
+        visitor, job_id = await self.entry.reader(request), _job_id(request)
+        if visitor.repositories is not None:
+            reader = self.context.stores.reader
+            theirs = visitor.repositories
+            job = await self.context.use(lambda: reader.get(job_id, theirs))
+            if job is None or not visitor.sees(job):
+                raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        return visitor, job_id
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a job."""
-        await Entry(self.context).posted(request, by_admin=True)
+        await self.entry.posted(request, needs=OPERATE)
         job = await self.jobs.end(_job_id(request))
         return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
 
     async def requeue(self, request: Request) -> Response:
         """Submit an ended job again, and redirect to the new one."""
-        form = await Entry(self.context).posted(request, by_admin=True)
+        form = await self.entry.posted(request, needs=OPERATE)
         again = await self.jobs.again(_job_id(request), form.get("new_id", ""))
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
 
+    async def pause(self, request: Request) -> Response:
+        """Pause dispatch."""
+        form = await self.entry.posted(request, needs=OPERATE)
+        reason = form.get("reason", "").strip()[:_LONGEST_REASON]
+        pause = Pause(since=self.context.now(), reason=reason)
+        await self.context.use(lambda: self.context.stores.pauses.begin(pause))
+        self.context.waiting.changed.notify()
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
+
+    async def resume(self, request: Request) -> Response:
+        """Resume dispatch."""
+        await self.entry.posted(request, needs=OPERATE)
+        await self.context.use(self.context.stores.pauses.end)
+        self.context.waiting.wake_all()
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
+
     def _list(self, visitor: Visitor, job_filter: Filter) -> str:
-        jobs = self.context.stores.reader.list(job_filter)
+        stores = self.context.stores
+        jobs = [job for job in stores.reader.list(job_filter) if visitor.sees(job)]
+        sees_all = visitor.repositories is None
         return render(
             "list.html",
             visitor,
             now=self.context.now(),
-            pause=self.context.stores.pauses.get(),
+            pause=stores.pauses.get() if sees_all else None,
             jobs=jobs[::-1],
-            counts=self.context.stores.reader.counts(),
-            groups=_GROUPS,
+            counts=stores.reader.counts() if sees_all else {},
+            groups=_GROUPS if sees_all else (),
             job_filter=job_filter,
-            machines=machine_documents(self.context),
+            machines=machine_documents(self.context) if sees_all else [],
             names=self.context.stores.machines.names(),
         )
 

@@ -1,6 +1,6 @@
 """Answers as pages: made from templates that escape all texts of jobs, with headers that block content from elsewhere."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
@@ -16,10 +16,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from dispatchd.errors import DispatchdError
 from dispatchd.hub.api.errors import answer_to
 from dispatchd.hub.domain.errors import HubError
-from dispatchd.hub.domain.model import State
+from dispatchd.hub.domain.model import HubJob, State
 from dispatchd.hub.http_bodies import Refused
+from dispatchd.hub.login.ways import ServiceAway
 from dispatchd.hub.web import text
 from dispatchd.hub.web import view_model as shapes
+from dispatchd.hub.web.acts import act
 from dispatchd.protocol.times import iso, utc
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -42,11 +44,31 @@ _RELOADED_S: Final = 5
 
 @frozen(kw_only=True)
 class Visitor:
-    """Person who looks at the page: a token's name, whether it may change things, and the token that its forms need."""
+    """Person who looks at the page, by an access token or by a login elsewhere."""
 
     name: str
+    """Name for people."""
+    signature: str
+    """Name in the audit list."""
+    role: str
+    """Role, in a word for people."""
+    may_operate: bool
+    """True if they may run jobs again, end them, and pause dispatch."""
     is_admin: bool
     form_token: str
+    """Token that their forms need."""
+    repositories: Mapping[str, int] | None = None
+    """Repositories whose jobs they see, each with its id at GitHub; None for everything."""
+
+    def sees(self, job: HubJob) -> bool:
+        """Return whether the person may see a job.
+
+        A repository is the same one by its id: after it was renamed another one may have its name.
+        """
+        if self.repositories is None:
+            return True
+        known = self.repositories.get(job.repository)
+        return known is not None and job.document.repository_id in {0, known}
 
 
 class LoginNeeded(DispatchdError):
@@ -76,7 +98,7 @@ def _environment() -> Environment:
     for name in ("job_path", "shown", "shown_lines", "state_word"):
         environment.filters[name] = getattr(text, name)
     environment.filters.update(title_of=shapes.title, has_ended=shapes.has_ended)
-    environment.filters.update(iso=iso, utc=utc)
+    environment.filters.update(iso=iso, utc=utc, act=act)
     environment.globals.update(static=f"/static/{_VERSION}", State=State)
     return environment
 
@@ -116,6 +138,8 @@ async def _answer(handler: Handler, request: Request) -> Response:
         return await handler(request)
     except LoginNeeded:
         return _to_login(request)
+    except ServiceAway as away:
+        return _away(away)
     except Refused as refused:
         return _wrong(refused.status, refused.message)
     except HubError as error:
@@ -149,6 +173,21 @@ def _wrong(status: HTTPStatus, message: str, retry_s: int = 0) -> Response:
     return response
 
 
+def _away(away: ServiceAway) -> Response:
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    response = page("away.html", None, status, label=away.label)
+    response.headers["Retry-After"] = str(_RELOADED_S)
+    return response
+
+
+def onward(next_path: str) -> Response:
+    """Return a page that loads a path of this hub.
+
+    The browser sends the cookie only with requests of the hub's own pages, and a redirect from elsewhere isn't one.
+    """
+    return page("again.html", None, next_path=next_path)
+
+
 def _to_login(request: Request) -> Response:
     if request.method != "GET":
         return RedirectResponse("/login", HTTPStatus.SEE_OTHER)
@@ -156,9 +195,8 @@ def _to_login(request: Request) -> Response:
     query = request.scope["query_string"].decode("latin-1")
     next_path = f"{path}?{query}" if query else path
     if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-        # A link on another site, for example of a check at GitHub: the browser sends the cookie only with
-        # requests of the hub's own pages, so one of them repeats the request.
-        return page("again.html", None, next_path=next_path)
+        # A link on another site, for example of a check at GitHub.
+        return onward(next_path)
     return RedirectResponse(
         f"/login?next={quote(next_path, safe='')}", HTTPStatus.SEE_OTHER
     )

@@ -162,7 +162,11 @@ class Pruning:
         self.context.artifacts.prune(
             before=self.context.now() - self.context.settings.artifacts.days * _DAY_S
         )
-        days = self.context.settings.retention.days
+        retention = self.context.settings.retention
+        self.context.stores.audit.prune(
+            before=self.context.now() - retention.audit_days * _DAY_S
+        )
+        days = retention.days
         return prune(self.context, self.extension, days, now=now)
 
 

@@ -74,7 +74,7 @@ def setup(
     """Make the hub's GitHub App: print its manifest, then exchange the code for its key.
 
     The manifest has exactly the permissions and events that the rules in hub.toml need. With --code the App's
-    private key and webhook secret are written beside hub.toml, and what hub.toml lacks is printed.
+    private key, webhook secret and client secret are written beside hub.toml, and what hub.toml lacks is printed.
     """
     from dispatchd.hub.github.app.manifest import form_page, form_url, manifest
 
@@ -158,14 +158,25 @@ def _say_registered(app: "Registered", *, as_json: bool) -> None:
         "private_key_file": app.key_file.name,
         **({"webhook_secret_files": [app.secret_file.name]} if app.secret_file else {}),
     }
+    login: Mapping[str, Json] = (
+        {"client_id": app.client_id, "client_secret_file": app.client_secret_file.name}
+        if app.client_id and app.client_secret_file
+        else {}
+    )
     install = f"{app.page}/installations/new"
     if as_json:
-        print_json({**lines, "name": app.name, "page": app.page, "install": install})
+        about = {"name": app.name, "page": app.page, "install": install}
+        print_json({**lines, **about, "login": {**login}})
         return
     click.echo(f"GitHub has made the App {app.name}; put these lines into [github]:\n")
     for key, value in lines.items():
         # JSON's numbers, strings and lists are valid TOML.
         click.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    if login:
+        click.echo("\nFor people to log in to the page with GitHub, also:\n")
+        click.echo("[login.github]")
+        for key, value in login.items():
+            click.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}")
     click.echo(
         f"\nNext: install it: {install}\n"
         "      restart the hub, then: dispatchd hub github check"

@@ -64,6 +64,8 @@ class Call:
     query: Mapping[str, str] = field(factory=dict)
     body: Mapping[str, Json] | None = None
     deadline_s: float = DEADLINE_S
+    accept: str = ""
+    """Media type of the answer; empty for that of the API."""
 
 
 @define(kw_only=True)
@@ -146,7 +148,10 @@ class Transport:
             call.path,
             params=dict(call.query) or None,
             json=call.body,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers={
+                **({"Authorization": f"Bearer {token}"} if token else {}),
+                **({"Accept": call.accept} if call.accept else {}),
+            },
         ) as answer:
             coding = answer.headers.get("content-encoding", "")
             if problem := coding_problem(coding):

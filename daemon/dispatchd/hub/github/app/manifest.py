@@ -15,6 +15,9 @@ from dispatchd.protocol.job import Json
 
 WEBHOOK_PATH: Final = "/webhooks/github"
 
+_CALLBACK_PATH: Final = "/login/github/callback"
+"""Path to which people come back from their login (`hub/web/login_page.py`)."""
+
 LONGEST_NAME: Final = 34
 """Longest name of an App (characters; GitHub docs, Registering a GitHub App)."""
 
@@ -57,10 +60,17 @@ def manifest(
         # A webhook that isn't active has no deliveries, so none could be polled either.
         "hook_attributes": {"url": url, "active": True},
         "redirect_url": redirect_url,
+        **_callback(settings),
         "public": False,
         "default_permissions": {**permissions(settings)},
         "default_events": [*events(settings)],
     }
+
+
+def _callback(settings: GithubSettings) -> dict[str, Json]:
+    """Return the address to which people come back from their login, if the page has an address."""
+    url = settings.public_url.rstrip("/")
+    return {"callback_urls": [url + _CALLBACK_PATH]} if url else {}
 
 
 def expected_url(settings: GithubSettings) -> str:

@@ -17,6 +17,7 @@ from dispatchd.protocol.job import Json
 
 KEY_FILE: Final = "github-app.pem"
 SECRET_FILE: Final = "github-webhook-secret"  # noqa: S105  # a name
+CLIENT_SECRET_FILE: Final = "github-client-secret"  # noqa: S105  # a name
 
 _CANNOT: Final = "exchange the code of the App's manifest"
 
@@ -32,14 +33,19 @@ class Registered:
     key_file: Path
     secret_file: Path | None
     """File with the webhook's secret; None where GitHub has made none, as for an App without a webhook."""
+    client_id: str
+    """Id of the App for logins of people; empty where GitHub has named none."""
+    client_secret_file: Path | None
+    """File with the secret for logins; None where GitHub has made none."""
 
 
 @define
 class Reserved:
-    """Files for an App's key and webhook secret, still empty."""
+    """Files for an App's key and secrets, still empty."""
 
     key_file: Path
     secret_file: Path
+    client_secret_file: Path
     _open: dict[Path, int] = field(factory=dict, init=False)
 
     @classmethod
@@ -51,9 +57,11 @@ class Reserved:
             FolderUnusable: They can't be made.
         """
         folder = config_file.parent
-        reserved = cls(folder / KEY_FILE, folder / SECRET_FILE)
+        reserved = cls(
+            folder / KEY_FILE, folder / SECRET_FILE, folder / CLIENT_SECRET_FILE
+        )
         try:
-            for file in (reserved.key_file, reserved.secret_file):
+            for file in reserved._files:
                 reserved._open[file] = _create(file, config_file)
         except FileExistsError as error:
             reserved.discard()
@@ -71,14 +79,19 @@ class Reserved:
             file.unlink()
         self._open.clear()
 
-    def fill(self, key: str, secret: str) -> None:
-        """Write key and secret durably; remove the secret's file if there is no secret. Blocks.
+    @property
+    def _files(self) -> tuple[Path, Path, Path]:
+        return self.key_file, self.secret_file, self.client_secret_file
+
+    def fill(self, key: str, secret: str, client_secret: str) -> None:
+        """Write key and secrets durably; remove the file of a secret that there isn't. Blocks.
 
         Raises:
             FolderUnusable: They can't be written.
         """
         try:
-            for file, text in ((self.key_file, key), (self.secret_file, secret)):
+            texts = (key, secret, client_secret)
+            for file, text in zip(self._files, texts, strict=True):
                 fd = self._open.pop(file)
                 with os.fdopen(fd, "w", encoding="utf-8") as opened:
                     opened.write(text.strip() + "\n" if text else "")
@@ -117,13 +130,19 @@ async def register(transport: Transport, code: str, files: Reserved) -> Register
         reason = "GitHub's answer has no App in it"
         raise NotReachable(cannot=_CANNOT, reason=reason)
     secret = _text(app.get("webhook_secret"))
-    files.fill(key, secret)
+    client_id, client_secret = (
+        _text(app.get("client_id")),
+        _text(app.get("client_secret")),
+    )
+    files.fill(key, secret, client_secret)
     return Registered(
         app_id=app_id,
         name=_text(app.get("name")) or _text(app.get("slug")),
         page=_text(app.get("html_url")),
         key_file=files.key_file,
         secret_file=files.secret_file if secret else None,
+        client_id=client_id,
+        client_secret_file=files.client_secret_file if client_secret else None,
     )
 
 

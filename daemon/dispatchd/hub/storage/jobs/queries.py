@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import (
     ColumnElement,
+    Select,
     and_,
     bindparam,
     exists,
@@ -77,6 +78,33 @@ def within(binding: Binding) -> ColumnElement[bool]:
 def beside(column: ColumnElement[str]) -> ColumnElement[str]:
     """Return a column for a condition beside others whose index is to find the jobs."""
     return func.coalesce(column, "")
+
+
+def newest_repositories(most: int) -> Select[tuple[str]]:
+    """Return the query of the repositories with the newest jobs; it reads one entry of an index for each, not each job."""
+    names = (
+        select(func.min(_JOB.repository).label("name"))
+        .where(_JOB.repository > "")
+        .cte("names", recursive=True)
+    )
+    others, newest = JOBS.alias("others"), JOBS.alias("newest")
+    after = (
+        select(func.min(others.c.repository))
+        .where(others.c.repository > names.c.name)
+        .scalar_subquery()
+    )
+    names = names.union_all(select(after).where(names.c.name.is_not(None)))
+    position = (
+        select(func.max(newest.c.position))
+        .where(newest.c.repository == names.c.name)
+        .scalar_subquery()
+    )
+    return (
+        select(names.c.name)
+        .where(names.c.name.is_not(None))
+        .order_by(position.desc())
+        .limit(most)
+    )
 
 
 def _like(pattern: str) -> str:

@@ -1,6 +1,6 @@
 """Read access to jobs: each call reads one consistent state, without blocking writers."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from attrs import frozen
@@ -26,6 +26,8 @@ class Filter:
     like: str = ""
     """Beginning of the id."""
     limit: int = 100
+    repositories: frozenset[str] | None = None
+    """Repositories whose jobs may be shown; None for all jobs."""
 
 
 _SHORT: Final = [
@@ -44,10 +46,19 @@ class JobReader:
 
     _database: Database
 
-    def get(self, job_id: str) -> HubJob | None:
-        """Return a job, or None."""
+    def get(
+        self, job_id: str, repositories: Collection[str] | None = None
+    ) -> HubJob | None:
+        """Return a job, or None.
+
+        Args:
+            job_id: The id.
+            repositories: Repositories of which it must be; None for any. A job of another one is as if there were none.
+        """
+        query = select(*COLUMNS).where(_JOB.id == job_id)
+        if repositories is not None:
+            query = query.where(queries.beside(_JOB.repository).in_(repositories))
         with self._database.look() as db:
-            query = select(*COLUMNS).where(_JOB.id == job_id)
             row = db.execute(query).mappings().first()
             return None if row is None else read_job(row)
 
@@ -70,6 +81,11 @@ class JobReader:
             rows = db.execute(query.order_by(ATTEMPTS.c.number)).mappings().all()
             return [Attempt(**row) for row in rows]
 
+    def repositories(self, most: int) -> list[str]:
+        """Return the repositories with the newest jobs, at most so many."""
+        with self._database.snapshot() as db:
+            return [*db.execute(queries.newest_repositories(most)).scalars()]
+
     def list(self, job_filter: Filter) -> list[HubJob]:
         """Return the newest jobs, sorted oldest first."""
         query = select(*_SHORT).where(*_conditions(job_filter))
@@ -79,6 +95,12 @@ class JobReader:
             beginning = func.substr(_JOB.id, 1, len(like), type_=Words)
             query = query.where(beginning == like).order_by(func.length(_JOB.id))
         query = query.order_by(newest).limit(job_filter.limit)
+        if job_filter.repositories is not None:
+            # An index finds their positions; only the rows that are returned are read.
+            is_theirs = _JOB.repository.in_(job_filter.repositories)
+            found = query.with_only_columns(_JOB.position).where(is_theirs)
+            query = select(*_SHORT).where(_JOB.position.in_(found.correlate(None)))
+            query = query.order_by(newest)
         with self._database.snapshot() as db:
             rows = db.execute(query).mappings().all()
             return [read_job(row) for row in reversed(rows)]

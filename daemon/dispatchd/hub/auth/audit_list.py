@@ -1,0 +1,47 @@
+"""Audit list in the database: the changes that people and tokens have made."""
+
+from secrets import token_urlsafe
+
+from attrs import asdict, frozen
+from sqlalchemy import Connection, delete, insert, select
+
+from dispatchd.hub.auth.audit import Change
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.schema import AUDIT
+
+
+@frozen
+class AuditList:
+    """Audit list of a database.
+
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
+    """
+
+    _database: Database
+
+    def add(self, change: Change, *, now: float) -> None:
+        """Store a change."""
+
+        def work(db: Connection) -> None:
+            row = {"id": token_urlsafe(12), "at": now, **asdict(change)}
+            db.execute(insert(AUDIT).values(row))
+
+        self._database.write(work)
+
+    def newest(self, most: int) -> list[tuple[float, Change]]:
+        """Return the newest changes, newest first, each with its time (seconds since the epoch)."""
+        query = select(AUDIT).order_by(AUDIT.c.at.desc()).limit(most)
+        with self._database.snapshot() as db:
+            rows = [dict(row) for row in db.execute(query).mappings()]
+        return [
+            (
+                row["at"],
+                Change(**{k: v for k, v in row.items() if k not in {"at", "id"}}),
+            )
+            for row in rows
+        ]
+
+    def prune(self, *, before: float) -> None:
+        """Remove the changes that were made before a time (seconds since the epoch)."""
+        old = delete(AUDIT).where(AUDIT.c.at < before)
+        self._database.write(lambda db: db.execute(old).rowcount)
