@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event, func, select
 
 from dispatchd.hub.config.load import FILE
 from dispatchd.hub.config.schedules import Schedule
@@ -22,6 +22,7 @@ from dispatchd.hub.queue.schedules import submission_of
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.schedules import ScheduleStore
+from dispatchd.hub.storage.schema import JOBS
 from dispatchd.protocol.contracts import check
 from support.cli import command
 from support.clock import advance
@@ -177,6 +178,32 @@ async def test_what_was_missed_is_told_and_caught_up_once(
     # One more where the clock has passed a due time meanwhile.
     assert said["missed"] in {8, 9}
     assert (said["level"], said["schedule"]) == ("warning", "minutely")
+
+
+async def test_runs_that_are_due_at_once_share_commits(tmp_path: Path) -> None:
+    count = 64
+    table = '[[schedules]]\nname = "s{}"\ncron = "0 0 * * *"\nworkflow = "ci"\n'
+    commits: list[int] = []
+
+    def note(connection: Connection) -> None:
+        made = select(func.count()).where(JOBS.c.id.startswith("schedule-"))
+        commits.append(connection.execute(made).scalar_one())
+
+    async def all_are_made() -> bool:
+        return len(await jobs(server)) == count
+
+    more = "".join(map(table.format, range(count)))
+    async with scheduled(tmp_path, more) as server:
+        event.listen(Engine, "commit", note)
+        try:
+            await advance(86_400)
+            await advance(5)
+            await until(all_are_made)
+        finally:
+            event.remove(Engine, "commit", note)
+
+    # Of each commit the jobs that are there by then.
+    assert len(set(commits) - {0}) <= count / 4
 
 
 @pytest.mark.torture(least_s=60)
