@@ -3,7 +3,10 @@
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
+
+_OTHERS: Final = 0o077
+"""Permissions of everybody but the owner."""
 
 
 def main() -> NoReturn:
@@ -11,6 +14,8 @@ def main() -> NoReturn:
     _open_standard_streams()
     # Whoever has started this may have blocked signals, and a stop would never be heard of.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # One that takes permissions from the owner makes files that nobody can use, those of this program among them.
+    os.umask(os.umask(_OTHERS) & _OTHERS)
     # If it is ignored, the kernel keeps no status of a child.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.argv[1:3] == ["hub", "serve"]:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,21 @@ def test_a_mount_may_have_any_name(tmp_path: Path) -> None:
 
     # It is found, and hasn't been handed over.
     assert Cgroups.find(tmp_path) is None
+
+
+def test_a_mask_that_takes_the_owner_s_permissions_takes_none(tmp_path: Path) -> None:
+    words = ("service", "install", "--hub", "--user", "--program", "/opt/dispatchd")
+    script = 'umask 0777; exec "$@" --root "$0"'
+    program = (sys.executable, "-m", "dispatchd")
+    subprocess.run(
+        ["/bin/sh", "-c", script, str(tmp_path), *program, *words],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+    made = [*tmp_path.rglob("*")]
+    assert made
+    for path in made:
+        assert path.stat().st_mode & 0o600 == 0o600
+        assert path.is_file() or path.stat().st_mode & 0o777 == 0o700

@@ -46,7 +46,7 @@ BOUNDED = {
     ),
     *(
         "agent/supervisor.py:_another",
-        "agent/supervisor.py:_until_none",
+        "agent/supervisor.py:_until",
         "agent/supervisor.py:ask_for_time",
     ),
     *("agent/supervisor.py:give_up_at_signal", "hub/main.py:_stop_on_signal"),

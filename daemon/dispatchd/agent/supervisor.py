@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -26,6 +26,9 @@ from dispatchd.linux.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
 """Time that a stop leaves for releases and finishes under way (seconds); the next start sends the rest."""
+
+_UNDO_S: Final = 3.0
+"""Time that a stop leaves for starts under way to be reverted (seconds); the next start reverts the rest."""
 
 _END_S: Final = 20.0
 """Deadline of a stop that waits for no run (seconds), even if something hangs; the units give it 30 s."""
@@ -139,6 +142,8 @@ class Daemon:
                 case OnShutdown.CANCEL:
                     await self._cancel_runs()
         self.last_resort.within(_END_S)
+        with anyio.move_on_after(_UNDO_S):
+            await self._until_no_start()
         with self.bugs.contained("stop"), anyio.move_on_after(_REPORT_GRACE_S):
             await self.loops.report.hand_back("the machine is stopping")
             await self._until_none(Phase.RELEASING, Phase.FINISHING)
@@ -189,8 +194,20 @@ class Daemon:
         )
 
     async def _until_none(self, *phases: Phase) -> None:
+        await self._until(lambda: not self.tracker.in_phase(*phases))
+
+    async def _until_no_start(self) -> None:
+        """Wait until each attempt that is left has a process."""
+        await self._until(
+            lambda: all(
+                record.attempt and record.attempt.identity
+                for record in self.tracker.in_phase(Phase.RUNNING)
+            )
+        )
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
         while True:
             bell = self.tracker.changed.next
-            if not self.tracker.in_phase(*phases):
+            if is_so():
                 return
             await bell.wait()
