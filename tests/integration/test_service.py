@@ -136,6 +136,26 @@ def test_what_others_need_stays_until_the_last_one_goes(tmp_path: Path) -> None:
     assert tree(tmp_path) == {}
 
 
+def test_whatever_runs_have_left_is_deleted(tmp_path: Path) -> None:
+    service(tmp_path, "install")
+    state = tmp_path / "var/lib/dispatchd"
+    run = state / "runs/j/workspace"
+    run.mkdir(parents=True)
+    # Deeper than Python's recursion limit, and than a path may be long.
+    folder = os.open(run, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=folder)
+        below = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+
+    done = service(tmp_path, "uninstall", "--yes")
+
+    assert f"deleted       {state}" in done.stdout
+    assert not state.exists()
+
+
 def test_state_is_asked_about(tmp_path: Path) -> None:
     service(tmp_path, "install")
     state = tmp_path / "var/lib/dispatchd"
