@@ -18,7 +18,7 @@ from dispatchd.hub.config.schedules import Schedule
 from dispatchd.hub.domain.schedules.plan import Plan
 from dispatchd.hub.domain.schedules.progress import Due, Progress, fired
 from dispatchd.hub.queue.admission import Admission
-from dispatchd.hub.queue.schedules import submission_of
+from dispatchd.hub.queue.schedules import goes_by, submission_of
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.schedules import ScheduleStore
@@ -512,24 +512,31 @@ def caught_up(server: HubProcess) -> int:
 
 
 @pytest.mark.host
+@pytest.mark.parametrize(
+    ("before", "after"), [("* * * * *", "0 0 1 1 *"), ('"ci"', '"other"')]
+)
 async def test_a_process_with_another_configuration_stands_aside(
-    tmp_path: Path, postgresql_url: str
+    tmp_path: Path, postgresql_url: str, before: str, after: str
 ) -> None:
     options: dict[str, Any] = {"database_url": postgresql_url}
     async with hub(tmp_path / "one", more=MINUTELY, **options) as one:
         await until(lambda: progress_of(one, "minutely"))
-        changed = MINUTELY.replace("* * * * *", "0 0 1 1 *")
+        changed = MINUTELY.replace(before, after)
         async with hub(tmp_path / "other", more=changed, **options) as other:
+            [schedule] = other.context.settings.schedules
             await until(
                 lambda: (
-                    (found := progress_of(other, "minutely")) and found.cron[0] == "0"
+                    (found := progress_of(other, "minutely"))
+                    and goes_by(schedule, found)
                 )
             )
-            before = await jobs(one)
+            earlier = await jobs(one)
             await advance(120)
             await until(lambda: "schedule_waits" in one.log_file.read_text())
+            await settles(other, "minutely")
             states = [(await listed(each))[0]["state"] for each in (one, other)]
-            found = await jobs(one)
+            rows = (await one.http.get("/api/v1/jobs")).json()["jobs"]
 
-    assert found == before
+    made = {row["dag_name"] for row in rows if row["id"] not in earlier}
+    assert made == ({"other"} if "other" in after else set())
     assert states == ["replaced", "active"]
