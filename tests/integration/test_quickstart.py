@@ -133,6 +133,19 @@ def say_url(folder: Path) -> str:
     return f"http://{listen}"
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "nonsense", "127.0.0.1:99999"])
+def test_an_address_that_is_none_leaves_a_folder_to_begin_in(
+    tmp_path: Path, listen: str
+) -> None:
+    folder = tmp_path / "it"
+
+    refused = dispatchd("quickstart", str(folder), "--listen", listen)
+
+    assert refused.returncode in {64, 78}
+    assert len(refused.stderr.splitlines()) == 1
+    Installation(folder).make(f"127.0.0.1:{free_port()}")
+
+
 def test_a_new_hub_whose_port_was_taken_meanwhile_gets_another(tmp_path: Path) -> None:
     """Two calls at once find the same port free."""
     that, port = Installation(tmp_path / "it"), free_port()

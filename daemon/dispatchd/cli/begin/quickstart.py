@@ -14,7 +14,7 @@ from dispatchd.cli.begin.child import Child, until_one_ends
 from dispatchd.cli.begin.installation import Installation
 from dispatchd.cli.signals import EndedBySignal, ended_by_signals
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import NotReachable
+from dispatchd.errors import NotReachable, UsageError
 
 
 @click.command()
@@ -39,6 +39,9 @@ def quickstart(folder: Path, listen: str) -> None:
     from dispatchd.cli.hub.database import require_extra
 
     require_extra()
+    if listen.endswith(":0"):
+        reason = "its machine has to know the port; name one, or leave --listen out"
+        raise UsageError(cannot=f"listen on {listen}", reason=reason)
     that = Installation(folder)
     # A signal is its usual end.
     with suppress(EndedBySignal), ended_by_signals(), ExitStack() as children:

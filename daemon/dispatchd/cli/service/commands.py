@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -230,7 +231,8 @@ def _others(that: Service) -> list[Path]:
 
 def _remove(file: Path, *, dry_run: bool) -> None:
     try:
-        content = "" if file.is_symlink() else file.read_text("utf-8", "replace")
+        is_file = stat.S_ISREG(file.lstat().st_mode)
+        content = file.read_text("utf-8", "replace") if is_file else ""
     except FileNotFoundError:
         return
     if not is_untouched(content):
