@@ -28,7 +28,7 @@ _REPORT_GRACE_S: Final = 5.0
 """Time that a stop leaves for releases and finishes under way (seconds); the next start sends the rest."""
 
 _UNDO_S: Final = 3.0
-"""Time that a stop leaves for starts under way to be reverted (seconds); the next start reverts the rest."""
+"""Time that a stop leaves for a job that has just come to be stored, and for starts under way to be reverted (seconds)."""
 
 _END_S: Final = 20.0
 """Deadline of a stop that waits for no run (seconds), even if something hangs; the units give it 30 s."""
@@ -72,6 +72,8 @@ class Daemon:
     bugs: BugFence
     last_resort: LastResort
     _pulling: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
+    _pulled: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set once no further job comes in: one that had just arrived is stored by then."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -98,8 +100,11 @@ class Daemon:
     async def _pull_until_stopped(
         self, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        with self._pulling:
-            await self.loops.pull.run(task_status=task_status)
+        try:
+            with self._pulling:
+                await self.loops.pull.run(task_status=task_status)
+        finally:
+            self._pulled.set()
 
     async def _until_stopped(
         self, signals: AsyncIterator[signal.Signals]
@@ -143,6 +148,7 @@ class Daemon:
                     await self._cancel_runs()
         self.last_resort.within(_END_S)
         with anyio.move_on_after(_UNDO_S):
+            await self._pulled.wait()
             await self._until_no_start()
         with self.bugs.contained("stop"), anyio.move_on_after(_REPORT_GRACE_S):
             await self.loops.report.hand_back("the machine is stopping")
