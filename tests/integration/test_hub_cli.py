@@ -323,9 +323,9 @@ async def test_a_watch_goes_on_when_the_hub_starts_again(tmp_path: Path) -> None
     ("fault", "count"),
     [
         (Fault(cut=Cut.AFTER), 1),
-        (Fault(cut=Cut.BEFORE), 1),
+        pytest.param(Fault(cut=Cut.BEFORE), 1, marks=pytest.mark.torture),
         (Fault(page=b"<p>gateway", status=504, arrives=True), 1),
-        (Fault(cut=Cut.AFTER), 99),
+        pytest.param(Fault(cut=Cut.AFTER), 99, marks=pytest.mark.torture),
     ],
 )
 async def test_a_job_whose_answer_is_lost_is_queued_once(

@@ -314,7 +314,11 @@ async def test_what_does_not_work_leaves_what_was_there(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.torture),
+    ],
 )
 async def test_a_join_that_is_ended_leaves_what_was_there(
     server: Hub, mine: Path, number: signal.Signals, code: int

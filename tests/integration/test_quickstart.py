@@ -133,7 +133,14 @@ def say_url(folder: Path) -> str:
     return f"http://{listen}"
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "nonsense", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "127.0.0.1:0",
+        pytest.param("nonsense", marks=pytest.mark.torture),
+        pytest.param("127.0.0.1:99999", marks=pytest.mark.torture),
+    ],
+)
 def test_an_address_that_is_none_leaves_a_folder_to_begin_in(
     tmp_path: Path, listen: str
 ) -> None:

@@ -147,7 +147,7 @@ class Daemon:
                 case OnShutdown.CANCEL:
                     await self._cancel_runs()
         self.last_resort.within(_END_S)
-        with anyio.move_on_after(_UNDO_S):
+        with self.bugs.contained("stop"), anyio.move_on_after(_UNDO_S):
             await self._pulled.wait()
             await self._until_no_start()
         with self.bugs.contained("stop"), anyio.move_on_after(_REPORT_GRACE_S):
