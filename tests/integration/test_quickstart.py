@@ -153,6 +153,7 @@ def test_an_address_that_is_none_leaves_a_folder_to_begin_in(
     Installation(folder).make(f"127.0.0.1:{free_port()}")
 
 
+@pytest.mark.torture(least_s=30)
 def test_a_new_hub_whose_port_was_taken_meanwhile_gets_another(tmp_path: Path) -> None:
     """Two calls at once find the same port free."""
     that, port = Installation(tmp_path / "it"), free_port()
