@@ -3,14 +3,21 @@
 import os
 import signal
 import sys
-from typing import NoReturn
+import time
+from typing import Final, NoReturn
+
+_OTHERS: Final = 0o077
+"""Permissions of everybody but the owner."""
 
 
 def main() -> NoReturn:
     """Run this process's command line."""
     _open_standard_streams()
+    _require_clock()
     # Whoever has started this may have blocked signals, and a stop would never be heard of.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # One that takes permissions from the owner makes files that nobody can use, those of this program among them.
+    os.umask(os.umask(_OTHERS) & _OTHERS)
     # If it is ignored, the kernel keeps no status of a child.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.argv[1:3] == ["hub", "serve"]:
@@ -24,6 +31,17 @@ def main() -> NoReturn:
     from dispatchd.cli.main import main as command_line  # noqa: PLC0415  # see above
 
     command_line()
+
+
+def _require_clock() -> None:
+    """End this process where Python can't represent the time, and no module of it can be loaded."""
+    try:
+        time.time()  # noqa: TID251  # nothing is decided by it
+    except OverflowError:
+        sys.stderr.write(
+            "dispatchd: this machine's clock is past the year 2262: set it\n"
+        )
+        sys.exit(os.EX_CONFIG)
 
 
 def _open_standard_streams() -> None:

@@ -18,6 +18,8 @@ Json = dict[str, Any]
 Reply = tuple[int, Json | None]
 
 RESULTS: Final = ("succeeded", "partially_succeeded", "failed", "aborted", "rejected")
+HERE: Final = "ended_here"
+"""Mark in the result of a job that the endpoint has ended by itself."""
 SCHEMA: Final = """
 PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = EXTRA; BEGIN EXCLUSIVE;
 CREATE TABLE IF NOT EXISTS machines (
@@ -106,10 +108,20 @@ class Endpoint:
         for job in self.db.execute(open_jobs):
             document = json.loads(job["document"])
             is_cancel = str(document.get("command")).lower() == "cancel"
-            fits = wanted is None or is_cancel or document["dag_name"] in wanted
-            if fits and (job["state"] == "queued" or self.ends[job["id"]] < now):
+            is_free = job["state"] == "queued" or self.ends[job["id"]] < now
+            if is_free and job["cancel"]:
+                self.end_here(job)
+            elif is_free and (
+                wanted is None or is_cancel or document["dag_name"] in wanted
+            ):
                 return job
         return None
+
+    def end_here(self, job: sqlite3.Row) -> None:
+        """End a cancelled job that no machine has, or has any more."""
+        summary = "Cancelled; no machine had it."
+        result = {"result_status": "aborted", "result_summary": summary, HERE: True}
+        self.change(job, state="finished", result=json.dumps(result))
 
     def claimed(self, job: sqlite3.Row, body: Json) -> Json:
         """Give a job to a machine, and return it with the extensions that the machine names."""
@@ -175,6 +187,9 @@ class Endpoint:
 
     def extended(self, job: sqlite3.Row, state: str) -> Reply:
         """Begin the lease again, and say whether the run has to end."""
+        if state == "finished" and HERE in json.loads(job["result"]):
+            # Its lease was over, and its machine lives on.
+            return 200, {"cancel_requested": True}
         if job["state"] == "finished":
             raise Refused(410, "this job has ended")
         if job["state"] == "queued":
@@ -184,9 +199,12 @@ class Endpoint:
 
     def release(self, job: sqlite3.Row, _: Json) -> Reply:
         """Take the job back: nothing of it has run."""
-        if job["state"] == "finished":
+        if job["state"] == "finished" and HERE not in json.loads(job["result"]):
             raise Refused(410, "this job has ended")
-        self.change(job, state="queued")
+        if job["cancel"]:
+            self.end_here(job)
+        else:
+            self.change(job, state="queued")
         return 204, None
 
     def finish(self, job: sqlite3.Row, body: Json) -> Reply:

@@ -73,12 +73,14 @@ class Vendor:
         return 201, {"id": job_id}
 
     def cancel(self, job_id: str) -> Reply:
-        """Ask for the end of a job: its machine hears of it by its next accept or heartbeat."""
+        """End a job that no machine has; else its machine hears of it by its next accept or heartbeat."""
         with self.endpoint.changed:
             job = self.endpoint.job(job_id)
             self.endpoint.db.execute(
                 "UPDATE jobs SET cancel = 1 WHERE id = ?", [job["id"]]
             )
+            if job["state"] == "queued":
+                self.endpoint.end_here(job)
         return 200, {"id": job_id}
 
     def add(self, name: str, secret: str) -> None:
@@ -257,13 +259,19 @@ def main() -> None:
         parser.exit(
             1, f"cannot open {options.folder}: {error}; is it served already?\n"
         )
-    if options.license_key_file is not None:
-        # Needs more than the standard library.
-        import licenses  # noqa: PLC0415
+    except OSError as error:
+        parser.exit(1, f"cannot use the folder: {error}\n")
+    try:
+        if options.license_key_file is not None:
+            # Needs more than the standard library.
+            import licenses  # noqa: PLC0415
 
-        key_file = options.license_key_file
-        vendor.licenses = licenses.Licenses(vendor.endpoint, key_file)
-    with Server((options.host, options.port), vendor) as server:
+            key_file = options.license_key_file
+            vendor.licenses = licenses.Licenses(vendor.endpoint, key_file)
+        listening = Server((options.host, options.port), vendor)
+    except (ImportError, OSError, OverflowError, TypeError, ValueError) as error:
+        parser.exit(1, f"cannot start: {error}\n")
+    with listening as server:
         host, port = server.server_address[:2]
         print(
             f'[cloud]\nurl = "http://{host!s}:{port}"\n'

@@ -2,7 +2,9 @@
 
 import json
 import re
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -322,6 +324,14 @@ class IgnoresWorkflows(rules.Endpoint):
         return super().pull(body, hold_s)
 
 
+class LosesCancels(rules.Endpoint):
+    """Hands out no job where cancel jobs alone are wanted."""
+
+    @override
+    def next_for(self, body: rules.Json) -> Any:
+        return None if body.get("workflows") == [] else super().next_for(body)
+
+
 class ReplacesTheResult(rules.Endpoint):
     @override
     def finish(self, job: Any, body: rules.Json) -> Reply:
@@ -498,6 +508,7 @@ VARIANTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "hands out undeclared workflows": ("2.12", {"kind": IgnoresWorkflows}),
     "refuses without the contract header": ("2.13", {"handler": WithoutHeader}),
     "repeats no Dispatch-Call": ("2.14", {"handler": RepeatsNothing}),
+    "loses cancel jobs": ("2.15", {"kind": LosesCancels}),
 }
 """What is broken, the rule that it breaks, and how."""
 
@@ -665,6 +676,27 @@ def test_a_job_of_others_is_left_alone(
     assert all(f"Left in the queue: {name}" in done.stdout for name in left[1:])
 
 
+def test_a_trial_that_is_ended_by_a_signal_ends_its_jobs(tmp_path: Path) -> None:
+    stalled, goes_on = Event(), Event()
+
+    class Stalls(rules.Endpoint):
+        @override
+        def accept(self, job: Any, body: rules.Json) -> Reply:
+            stalled.set()
+            goes_on.wait(60)
+            return super().accept(job, body)
+
+    with reference(tmp_path, kind=Stalls) as server:
+        words = [sys.executable, "-m", "dispatchd", *words_for(server)]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+            assert stalled.wait(90)
+            process.send_signal(signal.SIGTERM)
+            goes_on.set()
+            code = process.wait(90)
+        assert open_jobs(server) == []
+    assert code == 128 + signal.SIGTERM
+
+
 def test_jobs_come_by_a_command_too(tmp_path: Path) -> None:
     with reference(tmp_path, lease_s=LEASE_S) as server:
         code = (
@@ -787,6 +819,23 @@ def evil_job(connection: socket.socket) -> None:
         connection.sendall(head.encode() + length.encode() + body)
 
 
+def endless_number(connection: socket.socket) -> None:
+    """Hand out a job with a lease that no float has, and an extension that looks like a line of the judgement."""
+    while request := connection.recv(1 << 20):
+        named = re.search(rb'"workflows": \["([^"]+)"', request)
+        name = "none" if named is None else named[1].decode()
+        body = json.dumps(
+            {
+                "id": name,
+                "dag_name": name,
+                "extensions": ["heartbeat\nLevel: 2", "lease"],
+                "lease_seconds": 10**400,
+            }
+        ).encode()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % len(body) + body)
+
+
 def deep_json(connection: socket.socket) -> None:
     body = b'{"id":' * 100_000
     head = b"HTTP/1.1 401 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -795,7 +844,11 @@ def deep_json(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [silent, endless_body, endless_head, garbage, evil_job, deep_json]
+    "answer",
+    [
+        *(silent, endless_body, endless_head, garbage, evil_job),
+        *(endless_number, deep_json),
+    ],
 )
 def test_a_hostile_endpoint_neither_hangs_nor_breaks_it(
     answer: Callable[[socket.socket], None],
@@ -821,6 +874,7 @@ def test_a_hostile_endpoint_neither_hangs_nor_breaks_it(
             return
     judgements = judged(record)
     assert level_of(judgements, record) == 0
+    assert not any("\n" in name for name in record.shown)
     text = junit_xml(url, judgements, record.ended)
     assert ET.fromstring(text).tag == "testsuite"
     assert "secret-of-it" not in text
@@ -830,13 +884,13 @@ def test_an_endpoint_that_is_always_slow_does_not_hold_it(tmp_path: Path) -> Non
     class Slow(serve.Handler):
         @override
         def reply(self, status: int, document: rules.Json | None) -> None:
-            never.wait(0.3)
+            never.wait(0.2)
             super().reply(status, document)
 
     never = Event()
     with reference(tmp_path, handler=Slow) as server:
-        settings = trial_of(server, call_timeout_s=0.35, patience_s=0.0)
-        assert settings.longest_s == pytest.approx(10.5)
+        settings = trial_of(server, call_timeout_s=0.4, patience_s=0.0)
+        assert settings.longest_s == pytest.approx(12)
         began = time.monotonic()
         record = anyio.run(run_trial, settings)
     assert record.ended

@@ -267,6 +267,27 @@ async def test_a_lease_that_is_lost_during_a_checkout_ends_the_start(
     assert len(list((daemon.state / "runs/j").glob("attempt-*/exit"))) == 1
 
 
+async def test_a_stop_during_a_checkout_hands_the_job_back(tmp_path: Path) -> None:
+    with git_server(tmp_path / "served") as server:
+        shas = server.create("o/r")
+        server.open_gate.clear()
+        async with endpoint() as hub:
+            limits = f'checkout = true\ncheckout_url = "{server.url}"'
+            config = write_config(tmp_path, hub.url, WORKFLOWS, limits=limits)
+            async with running_daemon(config) as daemon:
+                source = {"repository_name": "o/r", "sha": shas[0]}
+                hub.hand_out(job("j", "quick", **source, extensions=["release"]))
+                await until(lambda: bool(server.requests))
+                await daemon.stop()
+            server.open_gate.set()
+
+    assert [request.job_id for request in hub.calls("release")] == ["j"]
+    assert not hub.finished
+    assert not [*(daemon.state / "runs/j").glob("attempt-*/exit")]
+    left = daemon.state / "runs/j/workspace"
+    assert not (left.exists() and [*left.iterdir()])
+
+
 @pytest.mark.parametrize("status", [204, 409, 503])
 async def test_after_a_checkout_that_outlasts_the_lease_the_endpoint_is_asked(
     tmp_path: Path, status: int

@@ -106,6 +106,28 @@ async def test_a_stop_does_not_wait_for_a_secret(tmp_path: Path, pipes: Pipes) -
     assert kept["phase"] == "accepted"
 
 
+async def test_a_stop_hands_a_job_back_whose_secret_is_being_read(
+    tmp_path: Path, pipes: Pipes
+) -> None:
+    job = {
+        "id": "j",
+        "dag_name": "it",
+        "claim_token": "claim",
+        "lease_seconds": 600,
+        "extensions": ["heartbeat", "release"],
+    }
+    async with endpoint() as hub:
+        config = with_secret_in_a_pipe(tmp_path, hub.url, pipes)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job)
+            await until(partial(readers, tmp_path / "pipe"))
+            await daemon.stop()
+            [released] = hub.calls("release", "j")
+
+    assert released.body["claim_token"] == "claim"
+    assert not hub.finished
+
+
 async def test_a_machine_secret_that_does_not_come_is_a_reason_and_holds_up_no_stop(
     tmp_path: Path, pipes: Pipes
 ) -> None:

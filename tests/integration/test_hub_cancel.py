@@ -56,6 +56,18 @@ async def test_a_release_ends_what_was_cancelled(
     refuses(await held.accept(), 410)
 
 
+async def test_a_release_that_is_repeated_after_a_cancel_is_answered_as_before(
+    server: Hub, machine: Machine
+) -> None:
+    held = await claimed(server, machine)
+    await held.accept()
+    first = await held.release()
+    await cancel(server)
+
+    assert (first.status_code, (await held.release()).status_code) == (204, 204)
+    assert (await row(server, "j"))["state"] == "aborted"
+
+
 async def test_what_nobody_has_accepted_ends_with_the_first_accept(
     server: Hub, machine: Machine
 ) -> None:

@@ -17,6 +17,7 @@ from anyio import to_thread
 from dispatchd.hub.config.load import TOKEN_FILE
 from dispatchd.protocol.contracts import check
 from support.cli import Done, dispatchd
+from support.front import Cut, Fault, front
 from support.hub import Hub, hub
 from support.hub_process import hub as hub_process
 from support.machine import Machine
@@ -316,6 +317,45 @@ async def test_a_watch_goes_on_when_the_hub_starts_again(tmp_path: Path) -> None
 
     assert first.startswith("j  queued")
     assert (watch.returncode, "j  aborted" in said) == (3, True), complained
+
+
+@pytest.mark.parametrize(
+    ("fault", "count"),
+    [
+        (Fault(cut=Cut.AFTER), 1),
+        pytest.param(Fault(cut=Cut.BEFORE), 1, marks=pytest.mark.torture),
+        (Fault(page=b"<p>gateway", status=504, arrives=True), 1),
+        pytest.param(Fault(cut=Cut.AFTER), 99, marks=pytest.mark.torture),
+    ],
+)
+async def test_a_job_whose_answer_is_lost_is_queued_once(
+    server: Hub, owner: Owner, fault: Fault, count: int
+) -> None:
+    left = [fault] * count
+    jobs: list[dict[str, Any]] = []
+
+    def decide(path: str) -> Fault | None:
+        return left.pop() if path == "/api/v1/jobs" and left else None
+
+    async with front(server.url) as way:
+        for words in (("run", "ci"), ("submit", "-")):
+            left[:] = [fault] * count
+            way.decide = decide
+            done = await owner.say(
+                *words,
+                "--url",
+                way.url,
+                stdin=json.dumps(CI),
+                DISPATCHD_HUB_TOKEN=(owner.folder / TOKEN_FILE).read_text(),
+            )
+            jobs = (await server.http.get("/api/v1/jobs")).json()["jobs"]
+            job_id = jobs[-1]["id"]
+            if count == 1:
+                assert (done.returncode, done.stdout.strip()) == (0, job_id)
+            else:
+                assert done.returncode == 69
+                assert f"may be queued all the same, as {job_id}" in done.stderr
+    assert len(jobs) == 2
 
 
 @pytest.mark.parametrize("host", ["a..b", ".", f"{'a' * 64}.example"])

@@ -95,7 +95,8 @@ async def test_what_is_not_the_hubs_answer_is_said_in_one_line(
             assert said.stdout == ""
             assert said.stderr.count("\n") == 1, (words, said)
             assert said.stderr.startswith("dispatchd: cannot "), said
-    assert server.count == len(commands)
+    # A submit that may have been carried out is repeated, under the id of the first.
+    assert server.count == len(commands) + (3 if answer[0] >= 500 else 0)
 
 
 async def test_an_answer_without_a_body_is_that_of_a_revoked_token_alone() -> None:

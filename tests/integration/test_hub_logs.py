@@ -336,6 +336,32 @@ async def test_logs_are_part_of_a_backup(tmp_path: Path) -> None:
     assert (tmp_path / "bare").stat().st_size < 1 << 20
 
 
+async def test_one_log_that_cannot_be_read_keeps_no_backup_from_being_made(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path / "hub") as server:
+        held = await running(server)
+        for attempt in (1, 2):
+            await send(held, b"", attempt=attempt, whole=b"text")
+        logs = [*(server.folder / "logs").glob("*/*/*.log")]
+        first, second = sorted(logs)
+        first.unlink()
+        # Fails for root too.
+        first.symlink_to(first)
+        options = ("--config", str(server.folder / "hub.toml"))
+        done = await command("hub", "backup", str(tmp_path / "b"), *options)
+    await command("hub", "init", str(tmp_path / "new"))
+    options = ("--config", str(tmp_path / "new/hub.toml"))
+    restored = await command("hub", "restore", str(tmp_path / "b"), *options)
+
+    assert done.returncode == os.EX_IOERR
+    assert f"b lacks {first}: Too many levels" in done.stderr
+    assert "rows" in done.stdout
+    assert restored.returncode == 0, restored.stderr
+    found = [*(tmp_path / "new/logs").glob("*/*/*.log")]
+    assert [path.name for path in found] == [second.name]
+
+
 @pytest.mark.parametrize("state", [State.FAILED])
 async def test_a_machine_without_logs_leaves_the_end_of_the_output(
     server: HubHere, state: State

@@ -11,17 +11,18 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event, func, select
 
 from dispatchd.hub.config.load import FILE
 from dispatchd.hub.config.schedules import Schedule
 from dispatchd.hub.domain.schedules.plan import Plan
 from dispatchd.hub.domain.schedules.progress import Due, Progress, fired
 from dispatchd.hub.queue.admission import Admission
-from dispatchd.hub.queue.schedules import submission_of
+from dispatchd.hub.queue.schedules import goes_by, submission_of
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.schedules import ScheduleStore
+from dispatchd.hub.storage.schema import JOBS
 from dispatchd.protocol.contracts import check
 from support.cli import command
 from support.clock import advance
@@ -177,6 +178,32 @@ async def test_what_was_missed_is_told_and_caught_up_once(
     # One more where the clock has passed a due time meanwhile.
     assert said["missed"] in {8, 9}
     assert (said["level"], said["schedule"]) == ("warning", "minutely")
+
+
+async def test_runs_that_are_due_at_once_share_commits(tmp_path: Path) -> None:
+    count = 64
+    table = '[[schedules]]\nname = "s{}"\ncron = "0 0 * * *"\nworkflow = "ci"\n'
+    commits: list[int] = []
+
+    def note(connection: Connection) -> None:
+        made = select(func.count()).where(JOBS.c.id.startswith("schedule-"))
+        commits.append(connection.execute(made).scalar_one())
+
+    async def all_are_made() -> bool:
+        return len(await jobs(server)) == count
+
+    more = "".join(map(table.format, range(count)))
+    async with scheduled(tmp_path, more) as server:
+        event.listen(Engine, "commit", note)
+        try:
+            await advance(86_400)
+            await advance(5)
+            await until(all_are_made)
+        finally:
+            event.remove(Engine, "commit", note)
+
+    # Of each commit the jobs that are there by then.
+    assert len(set(commits) - {0}) <= count / 4
 
 
 @pytest.mark.torture(least_s=60)
@@ -485,24 +512,31 @@ def caught_up(server: HubProcess) -> int:
 
 
 @pytest.mark.host
+@pytest.mark.parametrize(
+    ("before", "after"), [("* * * * *", "0 0 1 1 *"), ('"ci"', '"other"')]
+)
 async def test_a_process_with_another_configuration_stands_aside(
-    tmp_path: Path, postgresql_url: str
+    tmp_path: Path, postgresql_url: str, before: str, after: str
 ) -> None:
     options: dict[str, Any] = {"database_url": postgresql_url}
     async with hub(tmp_path / "one", more=MINUTELY, **options) as one:
         await until(lambda: progress_of(one, "minutely"))
-        changed = MINUTELY.replace("* * * * *", "0 0 1 1 *")
+        changed = MINUTELY.replace(before, after)
         async with hub(tmp_path / "other", more=changed, **options) as other:
+            [schedule] = other.context.settings.schedules
             await until(
                 lambda: (
-                    (found := progress_of(other, "minutely")) and found.cron[0] == "0"
+                    (found := progress_of(other, "minutely"))
+                    and goes_by(schedule, found)
                 )
             )
-            before = await jobs(one)
+            earlier = await jobs(one)
             await advance(120)
             await until(lambda: "schedule_waits" in one.log_file.read_text())
+            await settles(other, "minutely")
             states = [(await listed(each))[0]["state"] for each in (one, other)]
-            found = await jobs(one)
+            rows = (await one.http.get("/api/v1/jobs")).json()["jobs"]
 
-    assert found == before
+    made = {row["dag_name"] for row in rows if row["id"] not in earlier}
+    assert made == ({"other"} if "other" in after else set())
     assert states == ["replaced", "active"]

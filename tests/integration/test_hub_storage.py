@@ -208,7 +208,7 @@ def test_a_backup_is_the_same_again_in_either_kind_of_database(
     with closing(sqlite3.connect(tmp_path / "old.db")) as old:
         old.executescript((ROOT / "hub" / "development-form.sql").read_text())
     source = Database.open(f"sqlite:///{tmp_path}/old.db")
-    rows = backup(source, tmp_path / "backup.db")
+    rows = backup(source, tmp_path / "backup.db").rows
     target = open_in(tmp_path, new_database_url())
 
     assert restore(tmp_path / "backup.db", target) == rows

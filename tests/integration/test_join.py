@@ -1,10 +1,13 @@
 """`dispatchd join`: one key by which hub and machine know each other, and a man in the middle gets nothing."""
 
 import os
+import signal
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from anyio import to_thread
@@ -308,6 +311,53 @@ async def test_what_does_not_work_leaves_what_was_there(
     assert edited.returncode == 64
     assert "a person edited" in edited.stderr
     assert drop_in.read_text().endswith("# edited\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.torture),
+    ],
+)
+async def test_a_join_that_is_ended_leaves_what_was_there(
+    server: Hub, mine: Path, number: signal.Signals, code: int
+) -> None:
+    key, asked = await key_of(server.http), anyio.Event()
+
+    async def never_answers(stream: ByteStream) -> None:
+        await stream.receive()
+        asked.set()
+        await anyio.sleep_forever()
+
+    async with tcp_server(never_answers) as port:
+        words = ("join", f"http://127.0.0.1:{port}", key, "--config", str(mine))
+        process = await anyio.open_process([sys.executable, "-m", "dispatchd", *words])
+        async with process:
+            with anyio.fail_after(90):
+                await asked.wait()
+                assert mine.with_name("config.toml.d").exists()
+                process.send_signal(number)
+                assert await process.wait() == code
+
+    assert {path.name for path in mine.parent.iterdir()} == {mine.name, "state"}
+
+
+async def test_a_key_that_cannot_be_used_is_blamed_on_the_file_that_has_it(
+    mine: Path,
+) -> None:
+    drop_in = mine.with_name("config.toml.d") / "60-mine.toml"
+    drop_in.parent.mkdir()
+    drop_in.write_text(
+        'cloud.url = "http://elsewhere.example"\nlicense.public_keys = ["none.pem"]\n'
+    )
+
+    done = await command("config", "check", "--config", str(mine))
+
+    assert done.returncode == 78
+    for key in ("cloud.url", "license.public_keys"):
+        assert f"{drop_in}: {key}" in done.stderr
+    assert f"{mine}:" not in done.stderr
 
 
 async def test_a_machine_with_an_identity_of_its_own_is_left_alone(

@@ -107,6 +107,27 @@ async def test_a_key_becomes_the_identity_of_every_call(machine: Machine) -> Non
     assert "token" not in str(told)
 
 
+async def test_a_start_with_a_job_to_report_asks_nobody_to_activate(
+    machine: Machine,
+) -> None:
+    def away(request: Request) -> Answer | None:
+        if request.call == "finish":
+            return as_json({"message": "later"}, 503)
+        return machine.issuer.answer(request)
+
+    machine.hub.script = away
+    async with running_daemon(machine.config) as daemon:
+        machine.hub.hand_out({"id": "j", "dag_name": "it"})
+        await daemon.until_logged("report_failed", job_id="j")
+    daemon.log_file.unlink()
+    machine.hub.script = machine.issuer.answer
+    async with running_daemon(machine.config) as daemon:
+        await machine.hub.until_finished("j")
+
+    reasons = [str(line["error"]) for line in daemon.log() if "error" in line]
+    assert not [reason for reason in reasons if "activate" in reason]
+
+
 async def test_the_activation_is_refreshed_at_the_start_and_used_again(
     machine: Machine,
 ) -> None:

@@ -165,7 +165,7 @@ def test_every_row_of_an_older_release_is_there(tmp_path: Path, revision: str) -
 
     database.check()
     copy = Database.open(f"sqlite:///{tmp_path / 'restored.db'}")
-    rows = backup(database, tmp_path / "backup.db")
+    rows = backup(database, tmp_path / "backup.db").rows
     assert restore(tmp_path / "backup.db", copy) == rows
     copy.close()
     database.close()

@@ -17,6 +17,9 @@ import httpx
 import pytest
 from attrs import define
 
+from dispatchd.cli.begin.installation import Installation
+from dispatchd.cli.begin.quickstart import started_hub
+from dispatchd.errors import NotReachable
 from support.cli import dispatchd
 from support.github import free_port
 from support.kill_init import kill_init
@@ -128,6 +131,47 @@ def status_of(url: str) -> int:
 def say_url(folder: Path) -> str:
     [listen] = re.findall('listen = "(.*?)"', (folder / "hub/hub.toml").read_text())
     return f"http://{listen}"
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "127.0.0.1:0",
+        pytest.param("nonsense", marks=pytest.mark.torture),
+        pytest.param("127.0.0.1:99999", marks=pytest.mark.torture),
+    ],
+)
+def test_an_address_that_is_none_leaves_a_folder_to_begin_in(
+    tmp_path: Path, listen: str
+) -> None:
+    folder = tmp_path / "it"
+
+    refused = dispatchd("quickstart", str(folder), "--listen", listen)
+
+    assert refused.returncode in {64, 78}
+    assert len(refused.stderr.splitlines()) == 1
+    Installation(folder).make(f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.torture(least_s=30)
+def test_a_new_hub_whose_port_was_taken_meanwhile_gets_another(tmp_path: Path) -> None:
+    """Two calls at once find the same port free."""
+    that, port = Installation(tmp_path / "it"), free_port()
+    that.make(f"127.0.0.1:{port}")
+    with socket.create_server(("127.0.0.1", port)):
+        with pytest.raises(NotReachable, match="Address already in use"):
+            started_hub(that, may_move=False)
+        started_hub(that, may_move=True).stop(signal.SIGTERM)
+
+    assert say_url(that.folder) == that.client.url
+    assert not that.client.url.endswith(f":{port}")
+    # It ends for another reason: nothing is changed.
+    (that.folder / "hub/hub.db").unlink()
+    (that.folder / "hub/hub.db").mkdir()
+    before = that.hub_file.read_text()
+    with pytest.raises(NotReachable):
+        started_hub(that, may_move=True)
+    assert that.hub_file.read_text() == before
 
 
 async def test_a_first_job_runs_and_the_folder_is_an_installation(

@@ -30,13 +30,17 @@ class Served:
     cloud: dict[str, str]
     folder: Path
 
-    def call(self, call: str, **fields: Any) -> httpx.Response:
-        """Make a call as the machine."""
+    @property
+    def proof(self) -> dict[str, str]:
+        """What proves to the endpoint that this is the machine."""
         secret = Path(self.cloud["secret_file"]).read_text()
         names = {name: self.cloud[name] for name in ("license_id", "server_id")}
-        proof = {**names, "secret": secret, "heartbeat_secret": secret}
+        return {**names, "secret": secret, "heartbeat_secret": secret}
+
+    def call(self, call: str, **fields: Any) -> httpx.Response:
+        """Make a call as the machine."""
         url = f"{self.cloud['url']}{PATH}/{call}"
-        return httpx.post(url, json={**proof, **fields}, trust_env=False)
+        return httpx.post(url, json={**self.proof, **fields}, trust_env=False)
 
     def vendor(self, path: str, **fields: Any) -> httpx.Response:
         token = (self.folder / "token").read_text()
@@ -142,6 +146,56 @@ def test_a_cancel_reaches_the_machine_and_a_revoked_one_gets_nothing(
         refuses(here.call("pull"), 410)
         refuses(here.call("j/heartbeat", phase="running"), 401)
         refuses(here.vendor("machines/other/revoke"), 404)
+
+
+def test_what_was_cancelled_goes_to_no_machine(tmp_path: Path) -> None:
+    claim = {"extensions": ["claim", "lease", "heartbeat", "release"]}
+    with served(tmp_path, "--lease", "0.2") as here:
+        for job_id in ("waits", "given-back", "expires"):
+            here.vendor("jobs", id=job_id, dag_name=job_id)
+        assert here.vendor("jobs/waits/cancel").status_code == 200
+        held = {
+            job_id: here.call("pull", workflows=[job_id], **claim).json()["claim_token"]
+            for job_id in ("given-back", "expires")
+        }
+        for job_id, token in held.items():
+            fields = {"dag_run_id": job_id, "claim_token": token}
+            assert here.call(f"{job_id}/accept", **fields).status_code == 200
+            assert here.vendor(f"jobs/{job_id}/cancel").status_code == 200
+        back = {"claim_token": held["given-back"]}
+        released = [here.call("given-back/release", **back) for _ in range(2)]
+        # Longer than a lease.
+        empty = httpx.post(
+            f"{here.cloud['url']}{PATH}/pull",
+            json=here.proof,
+            headers={"prefer": "wait=2"},
+            trust_env=False,
+        )
+        late = here.call(
+            "expires/heartbeat", phase="running", claim_token=held["expires"]
+        )
+
+    assert [each.status_code for each in released] == [204, 204]
+    assert empty.status_code == 204
+    assert late.json() == {"cancel_requested": True}
+    for job_id in ("waits", "given-back", "expires"):
+        result = json.loads(job_row(tmp_path, job_id)["result"])
+        assert result["result_status"] == "aborted"
+
+
+@pytest.mark.parametrize(
+    "options", [("--port", "99999"), ("--license-key-file", "none")]
+)
+def test_what_it_cannot_use_is_one_line(
+    tmp_path: Path, options: tuple[str, str]
+) -> None:
+    words = [sys.executable, str(SERVE), "--folder", str(tmp_path), "--port", "0"]
+    done = subprocess.run(
+        [*words, *options], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "cannot start" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """A release is durable before it is sent, and repeated until it is answered: nothing starts meanwhile."""
 
+import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -169,6 +171,32 @@ async def test_a_job_that_was_given_back_runs_when_it_comes_again(
         await hub.until_finished("later")
 
     assert hub.finished["later"]["claim_token"] == "claim-2"
+
+
+async def test_a_job_that_is_being_stored_when_the_machine_stops_is_handed_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, begun, goes_on = os.fsync, threading.Event(), threading.Event()
+
+    def slow(fd: int) -> None:
+        if "/state/runs/j" in str(Path(f"/proc/self/fd/{fd}").readlink()):
+            begun.set()
+            goes_on.wait(60)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, WORKFLOWS, cloud="hold_s = 1")
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("j", "quick"))
+            await in_time(begun.is_set)
+            daemon.send(signal.SIGTERM)
+            await daemon.until_logged("stopping")
+            goes_on.set()
+            await in_time(lambda: not daemon.alive)
+
+    assert len(hub.calls("release", "j")) == 1
+    assert not (daemon.state / "jobs/j.json").exists()
 
 
 def _events(daemon: DaemonHere) -> set[str]:

@@ -32,6 +32,13 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
+def what_is_in(unit: Path) -> Path | bytes | None:
+    """Return the content of a file or link; None for a pipe."""
+    if unit.is_symlink():
+        return unit.readlink()
+    return unit.read_bytes() if unit.is_file() else None
+
+
 def without_stamp(text: str) -> str:
     return text.partition("\n")[2]
 
@@ -73,7 +80,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(tmp_path: Path) -> None:
     assert f"would delete  {tmp_path}/etc/dispatchd/config.toml" in removed.stdout
 
 
-@pytest.mark.parametrize("kind", ["edited", "own", "masked", "binary"])
+@pytest.mark.parametrize("kind", ["edited", "own", "masked", "binary", "pipe"])
 def test_what_a_person_wrote_or_edited_stays(tmp_path: Path, kind: str) -> None:
     unit = tmp_path / UNITS / "dispatchd.service"
     service(tmp_path, "install")
@@ -83,18 +90,22 @@ def test_what_a_person_wrote_or_edited_stays(tmp_path: Path, kind: str) -> None:
         unit.write_text("[Service]\nExecStart=/bin/true\n")
     elif kind == "binary":
         unit.write_bytes(b"\xff\xfe")
+    elif kind == "pipe":
+        unit.unlink()
+        os.mkfifo(unit)
     else:
         unit.unlink()
         unit.symlink_to("/dev/null")
     config = tmp_path / "etc/dispatchd/config.toml"
     config.write_text("# mine\n")
-    before = unit.readlink() if unit.is_symlink() else unit.read_bytes()
+    before = what_is_in(unit)
 
     again = service(tmp_path, "install")
     removed = service(tmp_path, "uninstall", "--keep-state")
 
-    assert (unit.readlink() if unit.is_symlink() else unit.read_bytes()) == before
+    assert what_is_in(unit) == before
     assert config.read_text() == "# mine\n"
+    assert os.path.lexists(unit)
     kept = f"kept          {unit}: a person wrote or edited it"
     assert kept in again.stdout
     assert kept in removed.stdout
@@ -134,6 +145,26 @@ def test_what_others_need_stays_until_the_last_one_goes(tmp_path: Path) -> None:
     assert shared.exists()
     service(tmp_path, "uninstall", "--yes", "--hub")
     assert tree(tmp_path) == {}
+
+
+def test_whatever_runs_have_left_is_deleted(tmp_path: Path) -> None:
+    service(tmp_path, "install")
+    state = tmp_path / "var/lib/dispatchd"
+    run = state / "runs/j/workspace"
+    run.mkdir(parents=True)
+    # Deeper than Python's recursion limit, and than a path may be long.
+    folder = os.open(run, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=folder)
+        below = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+
+    done = service(tmp_path, "uninstall", "--yes")
+
+    assert f"deleted       {state}" in done.stdout
+    assert not state.exists()
 
 
 def test_state_is_asked_about(tmp_path: Path) -> None:

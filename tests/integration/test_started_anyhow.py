@@ -2,14 +2,19 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import support
 from dispatchd.agent.engines.local.cgroup import Cgroups
 from support import daemon_process
+from support.cli import dispatchd_process
 from support.daemon import write_config
 from support.endpoint import endpoint
+from support.preload import build
 
 IT = {"it": ["/bin/sh", "-c", "echo said; echo loudly >&2"]}
 
@@ -80,3 +85,33 @@ def test_a_mount_may_have_any_name(tmp_path: Path) -> None:
 
     # It is found, and hasn't been handed over.
     assert Cgroups.find(tmp_path) is None
+
+
+def test_a_mask_that_takes_the_owner_s_permissions_takes_none(tmp_path: Path) -> None:
+    words = ("service", "install", "--hub", "--user", "--program", "/opt/dispatchd")
+    script = 'umask 0777; exec "$@" --root "$0"'
+    program = (sys.executable, "-m", "dispatchd")
+    subprocess.run(
+        ["/bin/sh", "-c", script, str(tmp_path), *program, *words],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+    made = [*tmp_path.rglob("*")]
+    assert made
+    for path in made:
+        assert path.stat().st_mode & 0o600 == 0o600
+        assert path.is_file() or path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_time_that_no_module_can_read_is_one_line(tmp_path: Path) -> None:
+    library = build(Path(support.__file__).parent / "clock_ahead.c", tmp_path)
+    # Of the year 2262 on; Linux 5.3 or newer takes no such time (settimeofday(2)), a virtual machine may have it.
+    env = {"LD_PRELOAD": str(library), "AHEAD_S": str(300 * 366 * 86_400)}
+    done = dispatchd_process("status", env=env)
+
+    assert (done.returncode, done.stdout) == (os.EX_CONFIG, "")
+    assert done.stderr == (
+        "dispatchd: this machine's clock is past the year 2262: set it\n"
+    )

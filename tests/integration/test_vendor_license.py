@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,6 +67,23 @@ def test_the_private_key_is_the_owners_alone_and_is_never_shown(
     assert file.read_text().splitlines()[1] == private
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "here", "here/"])
+def test_a_key_needs_the_name_of_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "here").mkdir()
+
+    done = dispatchd("license", "keygen", name, cwd=tmp_path)
+
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+def test_the_line_for_machines_names_any_file(tmp_path: Path) -> None:
+    done = dispatchd("license", "keygen", 'a "key"', cwd=tmp_path)
+
+    table = tomllib.loads(done.stdout.partition("machines:\n")[2])
+    assert table == {"license": {"public_keys": ['a "key".pub']}}
+
+
 def test_a_key_that_others_may_read_signs_nothing(key: Path) -> None:
     key.chmod(0o640)
     done = dispatchd("license", "issue", "--key-file", str(key))
@@ -91,6 +109,7 @@ def test_a_file_that_is_no_private_key_is_one_line(key: Path, content: str) -> N
         ("--feature", "\udcff"),
         ("--grace-days", "nan"),
         ("--valid", "9000000d"),
+        ("--forever", "--valid", "30d"),
         ("-o", "/dev/full"),
         ("-o", "/nowhere/license"),
     ],

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,9 @@ from dispatchd.hub.domain.schedules.progress import (
     Progress,
     due_now,
     fired,
+    is_right_again,
+    right_again,
+    set_back,
     was_set_back,
 )
 
@@ -128,7 +130,9 @@ def test_no_run_fires_twice_and_none_after_the_last_set_back_is_lost(
     for passes_s, set_by_s in [*steps, (0, 0)]:
         now += passes_s + set_by_s
         if was_set_back(progress, now=now):
-            progress = evolve(progress, until=now)
+            progress = set_back(progress, now=now)
+        if is_right_again(progress, now=now):
+            progress = right_again(progress)
         due = due_now(progress, now=now)
         if due is None:
             continue

@@ -46,7 +46,7 @@ BOUNDED = {
     ),
     *(
         "agent/supervisor.py:_another",
-        "agent/supervisor.py:_until_none",
+        "agent/supervisor.py:_until",
         "agent/supervisor.py:ask_for_time",
     ),
     *("agent/supervisor.py:give_up_at_signal", "hub/main.py:_stop_on_signal"),
@@ -101,6 +101,7 @@ BOUNDED = {
     *("agent/loops/prune.py:_until_heard", "agent/loops/pull.py:_wait_for_room"),
     *("agent/loops/pull.py:_deliver", "agent/loops/report.py:_pay_all"),
     *("linux/folder_tree.py:link_tree", "linux/folder_tree.py:run"),
+    "linux/folder_tree.py:sync_tree",
     *("linux/pid1.py:_be_init", "linux/pid1.py:_reap"),
     *("redaction/stream.py:_held", "agent/store/durable.py:_write_all"),
     *("agent/store/disk_reserve.py:refill", "agent/run_loop/attempt.py:_limit_output"),

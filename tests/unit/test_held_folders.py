@@ -227,6 +227,17 @@ def test_what_was_taken_while_there_was_no_daemon_is_given_back(state: Path) -> 
     assert restore_state(state / "nothing") == 0
 
 
+def test_a_folder_that_no_daemon_has_used_is_left_alone(tmp_path: Path) -> None:
+    """Such as /etc, which somebody has named as store.folder by mistake."""
+    (tmp_path / "runs").mkdir(mode=0o500)
+    for name in ("sudoers", "runs/mine"):
+        (tmp_path / name).touch(mode=0o440)
+
+    assert restore_state(tmp_path) == 0
+    modes = [path.stat().st_mode & 0o777 for path in sorted(tmp_path.rglob("*"))]
+    assert modes == [0o500, 0o440, 0o440]
+
+
 @pytest.mark.parametrize("name", ["", "etc", "etc/secret", "etc/link"])
 def test_what_is_needed_elsewhere_is_given_back(
     held: HeldFolders, tmp_path: Path, name: str

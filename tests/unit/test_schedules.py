@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
+from attrs import evolve
 
 from dispatchd.errors import ConfigError
 from dispatchd.hub.config.load import load
@@ -21,10 +22,14 @@ from dispatchd.hub.domain.schedules.progress import (
     begun,
     due_now,
     fired,
+    is_right_again,
     job_id_of,
+    right_again,
+    set_back,
     was_set_back,
 )
 from dispatchd.hub.init import init
+from dispatchd.hub.queue.schedules import goes_by, plan_of, terms_of
 from dispatchd.protocol.contracts import schema
 
 NIGHTLY = Plan(cron="30 2 * * *", timezone="Europe/Berlin")
@@ -173,6 +178,81 @@ def test_a_clock_that_jitters_is_not_one_that_was_set_back() -> None:
 
     assert not was_set_back(progress, now=941.0)
     assert was_set_back(progress, now=939.0)
+
+
+YEARLY = Progress(
+    cron="0 0 1 1 *", timezone="UTC", until=at("2026-01-01"), due_at=at("2026-01-01")
+)
+
+
+def test_a_clock_that_starts_in_1970_makes_no_run_of_long_ago_once_more() -> None:
+    """A machine without a battery for its clock, months after a run whose job the hub has removed since."""
+    assert was_set_back(YEARLY, now=20.0)
+    back = set_back(YEARLY, now=20.0)
+    assert due_now(back, now=25.0) is None
+
+    now = at("2026-05-01T12:00")
+    assert is_right_again(back, now=now)
+    after = right_again(back)
+
+    assert due_now(after, now=now) is None
+    assert after.next_at == at("2027-01-01")
+    assert not is_right_again(after, now=now)
+
+
+def test_a_clock_that_starts_in_1970_twice_is_right_again_all_the_same() -> None:
+    first = set_back(YEARLY, now=600.0)
+    again = set_back(evolve(first, until=500.0), now=10.0)
+
+    assert right_again(again).until == YEARLY.until
+
+
+def test_what_is_due_between_a_set_back_and_the_time_before_is_made() -> None:
+    """The clock was a day ahead. A run of that day has its id, and so no second job."""
+    ahead = Progress(cron="0 * * * *", timezone="UTC", until=at("2026-11-29T12:00"))
+    back = set_back(ahead, now=at("2026-11-28T12:10"))
+
+    for hour in ("2026-11-28T13:00:01", "2026-11-29T11:00:01", "2026-11-29T12:00:01"):
+        assert not is_right_again(back, now=at(hour))
+        due = due_now(back, now=at(hour))
+        assert due is not None
+        back = fired(back, due, "j", now=at(hour))
+    assert not is_right_again(back, now=at("2026-11-29T12:30"))
+    assert due_now(back, now=at("2026-11-29T13:00")) == Due(
+        at=at("2026-11-29T13:00"), missed=0
+    )
+
+
+@pytest.mark.parametrize("cron", ["* * * * *", "30 2 * * *", "0 0 29 2 *"])
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Etc/GMT+12"])
+def test_the_calendar_ends_without_an_error(cron: str, zone: str) -> None:
+    plan, end = Plan(cron=cron, timezone=zone), at("9999-12-31T23:59:30")
+
+    assert plan.next_after(end + 86_400) is None
+    assert plan.next_after(end - 30) is None or cron == "* * * * *"
+    progress = Progress(cron=cron, timezone=zone, until=at("2026-11-28"))
+    due = due_now(progress, now=end)
+    assert due is not None
+    assert due.missed == MOST_COUNTED
+
+
+def test_a_process_with_other_jobs_for_a_name_stands_aside() -> None:
+    mine = Schedule(name="n", cron="0 0 * * *", workflow="w", inputs={"a": "1"})
+    progress = begun(None, plan_of(mine), now=1.0, terms=terms_of(mine))
+
+    assert goes_by(mine, progress)
+    for other in (
+        evolve(mine, workflow="v"),
+        evolve(mine, inputs={"a": "2"}),
+        evolve(mine, priority=1),
+        evolve(mine, ref="refs/heads/main"),
+    ):
+        assert not goes_by(other, progress)
+        # Its own start makes it the one that counts, and nothing that was missed is lost.
+        after = begun(progress, plan_of(other), now=9.0, terms=terms_of(other))
+        assert (goes_by(other, after), after.until) == (True, 1.0)
+    # An earlier release stores no digest.
+    assert goes_by(mine, begun(progress, plan_of(mine), now=1.0))
 
 
 def test_the_progress_goes_through_its_text_unchanged() -> None:

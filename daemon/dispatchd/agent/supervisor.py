@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -26,6 +26,9 @@ from dispatchd.linux.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
 """Time that a stop leaves for releases and finishes under way (seconds); the next start sends the rest."""
+
+_UNDO_S: Final = 3.0
+"""Time that a stop leaves for a job that has just come to be stored, and for starts under way to be reverted (seconds)."""
 
 _END_S: Final = 20.0
 """Deadline of a stop that waits for no run (seconds), even if something hangs; the units give it 30 s."""
@@ -69,6 +72,8 @@ class Daemon:
     bugs: BugFence
     last_resort: LastResort
     _pulling: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
+    _pulled: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set once no further job comes in: one that had just arrived is stored by then."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -95,8 +100,11 @@ class Daemon:
     async def _pull_until_stopped(
         self, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        with self._pulling:
-            await self.loops.pull.run(task_status=task_status)
+        try:
+            with self._pulling:
+                await self.loops.pull.run(task_status=task_status)
+        finally:
+            self._pulled.set()
 
     async def _until_stopped(
         self, signals: AsyncIterator[signal.Signals]
@@ -139,6 +147,9 @@ class Daemon:
                 case OnShutdown.CANCEL:
                     await self._cancel_runs()
         self.last_resort.within(_END_S)
+        with self.bugs.contained("stop"), anyio.move_on_after(_UNDO_S):
+            await self._pulled.wait()
+            await self._until_no_start()
         with self.bugs.contained("stop"), anyio.move_on_after(_REPORT_GRACE_S):
             await self.loops.report.hand_back("the machine is stopping")
             await self._until_none(Phase.RELEASING, Phase.FINISHING)
@@ -189,8 +200,20 @@ class Daemon:
         )
 
     async def _until_none(self, *phases: Phase) -> None:
+        await self._until(lambda: not self.tracker.in_phase(*phases))
+
+    async def _until_no_start(self) -> None:
+        """Wait until each attempt that is left has a process."""
+        await self._until(
+            lambda: all(
+                record.attempt and record.attempt.identity
+                for record in self.tracker.in_phase(Phase.RUNNING)
+            )
+        )
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
         while True:
             bell = self.tracker.changed.next
-            if not self.tracker.in_phase(*phases):
+            if is_so():
                 return
             await bell.wait()

@@ -380,7 +380,7 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
         except (OSError, ValueError) as error:
             expected = f"must be a readable file of NAME: VALUE lines ({error})"
             key = "telemetry.otlp_headers_file"
-            problem = Problem(file=config.file, key=key, expected=expected)
+            problem = Problem(file=config.file_of(key), key=key, expected=expected)
             raise ConfigError([problem]) from error
         known.know("telemetry", headers.values())
     proxy = environment_proxy(httpx.URL(settings.otlp_url), opened.given.environment)

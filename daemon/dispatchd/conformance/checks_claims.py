@@ -11,6 +11,7 @@ from dispatchd.conformance.comparison import (
 )
 from dispatchd.conformance.record import Record
 from dispatchd.protocol.extensions import CALL_HEADER, HEADER, is_marked
+from dispatchd.protocol.job import CANCEL
 
 _SHORTEST_TOKEN: Final = 16
 """Shortest token that counts as hard to guess (characters): 64 bits in hex."""
@@ -116,6 +117,19 @@ def undeclared_workflow(record: Record) -> str:
     """Return the pull that brought a job which it was not for."""
     steps = ("pull for another workflow", "pull for cancel jobs alone")
     return first_of(status_problem(record, step, (204,)) for step in steps)
+
+
+def cancel_lost(record: Record) -> str:
+    """Return how a cancel job did not reach the machine whose run it means."""
+    step, beat = "pull of the cancel job", "heartbeat after the cancel job"
+    if problem := status_problem(record, step, SUCCESS):
+        return problem
+    job, heard = record.jobs.get(step), record.answers.get(beat)
+    came = job is not None and str(job.document.get("command")).lower() == CANCEL
+    is_asked = heard is not None and (heard.document or {}).get("cancel_requested")
+    if came or is_asked is True:
+        return ""
+    return f"{step}: it brought none, and no heartbeat asks for the end"
 
 
 def header_missing(record: Record) -> str:

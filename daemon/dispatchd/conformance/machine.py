@@ -9,7 +9,7 @@ from dispatchd.conformance.caller import Caller, Identity, TrialEnds
 from dispatchd.conformance.hooks import Submits
 from dispatchd.conformance.record import Answer, Handed, Record
 from dispatchd.protocol.extensions import CLAIM, HEARTBEAT, LEASE, RELEASE
-from dispatchd.protocol.job import Json
+from dispatchd.protocol.job import CANCEL, Json
 
 NAMED = (CLAIM, LEASE, HEARTBEAT, RELEASE)
 """Extensions that the trial names in its pulls."""
@@ -53,6 +53,17 @@ class Machine:
             }
         )
         self.queued.add(workflow)
+
+    async def submit_cancel(self, job: Handed) -> None:
+        """Queue a cancel job for the run of an accepted job."""
+        await self.submits.submit(
+            {
+                "id": f"{job.workflow}-cancel",
+                "dag_name": job.workflow,
+                "command": CANCEL,
+                "dag_run_id": job.id,
+            }
+        )
 
     async def pull(
         self,

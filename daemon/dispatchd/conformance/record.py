@@ -1,7 +1,10 @@
 """Record of a trial: the answer to each step by the step's name, and the jobs that the trial was handed. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import inf
+from typing import Final
 
 from attrs import define, field, frozen
 
@@ -9,6 +12,9 @@ from dispatchd.errors import ContractViolation
 from dispatchd.protocol import json_text
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.job import Json
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
+"""Form of an extension's name: anything else is shown nowhere."""
 
 
 @define(kw_only=True, slots=False)
@@ -75,20 +81,30 @@ class Handed:
     @classmethod
     def of(cls, document: Mapping[str, Json]) -> "Handed":
         """Return the job that an answer to a pull holds."""
-        token, lease_s = document.get("claim_token"), document.get("lease_seconds")
+        token = document.get("claim_token")
         names = document.get("extensions")
         return cls(
             id=str(document.get("id") or ""),
             workflow=str(document.get("dag_name") or ""),
             claim_token=token if isinstance(token, str) else "",
-            lease_s=float(lease_s) if type(lease_s) in (int, float) else 0.0,  # type: ignore[arg-type]  # a number
+            lease_s=_seconds(document.get("lease_seconds")),
             extensions=frozenset(
                 name
                 for name in (names if isinstance(names, list) else [])[:100]
-                if isinstance(name, str)
+                if isinstance(name, str) and _NAME.fullmatch(name)
             ),
             document=document,
         )
+
+
+def _seconds(value: Json) -> float:
+    """Return a number of seconds that an endpoint has sent; 0 for anything else, infinite for one that is out of all bounds."""
+    if type(value) is not int and type(value) is not float:
+        return 0.0
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
 
 
 @define

@@ -279,5 +279,12 @@ RULES: Final = (
         extension=MARKED,
         problem=claims.call_not_repeated,
     ),
+    Rule(
+        number="2.15",
+        words="A cancel job reaches the machine of its run, by a pull for cancel jobs alone or by a heartbeat",
+        extension=CAPABILITIES,
+        needs=("pull of the cancel job",),
+        problem=claims.cancel_lost,
+    ),
 )
 """Every rule, by its number."""

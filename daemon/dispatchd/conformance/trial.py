@@ -49,7 +49,8 @@ class Trial:
         scenes: tuple[Callable[[], Awaitable[None]], ...] = (
             *(self._strangers, self._first_job, self._unaccepted, self._odd_id),
             *(self._claim, self._released, self._held_poll, self._other_workflows),
-            *(self._lease_ends, self._restarted, self._license, self._revoked),
+            *(self._cancelled, self._lease_ends),
+            *(self._restarted, self._license, self._revoked),
         )
         try:
             with anyio.fail_after(self.longest_s):
@@ -243,6 +244,31 @@ class Trial:
         ):
             if (job := self.machine.record.jobs.get(step)) is not None:
                 await self.machine.finish(f"finish after the {step}", job)
+
+    async def _cancelled(self) -> None:
+        """Have a cancel job submitted for a job that the machine has accepted."""
+        step = "pull of the cancel job"
+        if CAPABILITIES not in self.machine.record.shown:
+            return
+        job = await self.machine.given("job to cancel")
+        if job is None:
+            return
+        await self.machine.call("accept of the job to cancel", "accept", job)
+        try:
+            await self.machine.submit_cancel(job)
+        except NotReachable as error:
+            # A token may be for jobs that end no others.
+            self.machine.record.skipped[step] = str(error)
+        else:
+            await self.machine.pull(step, job.workflow, declared=[])
+            if HEARTBEAT in job.extensions:
+                await self.machine.beat(
+                    "heartbeat after the cancel job", job, "running"
+                )
+        await self.machine.finish("finish of the job to cancel", job, "aborted")
+        cancel = self.machine.record.jobs.get(step)
+        if cancel is not None:
+            await self.machine.finish("finish of the cancel job", cancel)
 
     async def _lease_ends(self) -> None:
         """Keep a job by a heartbeat beyond the end of its first lease."""

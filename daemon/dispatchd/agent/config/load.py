@@ -71,6 +71,12 @@ class Config:
     """Engines beside this machine's own processes, by name."""
     warnings: tuple[str, ...] = ()
     """Keys that have another name by now, one sentence each."""
+    sources: Sources = field(factory=lambda: Sources({}), eq=False, repr=False)
+    """The file and its drop-ins, as they were read."""
+
+    def file_of(self, key: str) -> Path:
+        """Return the file in which a key such as `cloud.url` is to be changed."""
+        return self.sources.file_of(key) if self.sources.documents else self.file
 
     @property
     def room(self) -> int:
@@ -205,6 +211,7 @@ def load(
         workflows=workflows,
         engines=content.engines,
         warnings=tuple(renamed_keys(content)),
+        sources=sources,
     )
     problems = [
         Problem(file=sources.file_of(key), key=key, expected=expected)

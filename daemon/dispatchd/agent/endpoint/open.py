@@ -81,20 +81,14 @@ def check_outward(config: Config, environment: Mapping[str, str]) -> None:
         ConfigError: They can't be used; carries every problem.
     """
     problems = [
-        Problem(file=config.file, key=key, expected=expected)
-        for key, expected in check(transport_settings(config, environment))
-    ]
-    problems += [
-        Problem(file=config.file, key=key, expected=expected)
-        for key, expected in dict.fromkeys(_unusable_checkouts(config, environment))
-    ]
-    problems += [
-        Problem(file=config.file, key=key, expected=expected)
-        for key, expected in (*_unusable_reports(config), *_unusable_engines(config))
-    ]
-    problems += [
-        Problem(file=config.file, key="license.public_keys", expected=expected)
-        for expected in _unusable_keys(config)
+        Problem(file=config.file_of(key), key=key, expected=expected)
+        for key, expected in (
+            *check(transport_settings(config, environment)),
+            *dict.fromkeys(_unusable_checkouts(config, environment)),
+            *_unusable_reports(config),
+            *_unusable_engines(config),
+            *_unusable_keys(config),
+        )
     ]
     if problems:
         raise ConfigError(problems)
@@ -145,16 +139,15 @@ def engine_address_problem(address: str) -> str:
     return port_problem(url)
 
 
-def _unusable_keys(config: Config) -> list[str]:
+def _unusable_keys(config: Config) -> Iterator[tuple[str, str]]:
     if not config.license.public_keys:
-        return []
+        return
     from dispatchd.agent.endpoint.license_tokens import load_keys  # noqa: PLC0415  # 10 MiB
 
     try:
         load_keys(config.license.public_keys, config.file.parent)
     except ValueError as error:
-        return [f"must be public Ed25519 keys: {error}"]
-    return []
+        yield "license.public_keys", f"must be public Ed25519 keys: {error}"
 
 
 def needs_of(config: Config, environment: Mapping[str, str]) -> Needs:

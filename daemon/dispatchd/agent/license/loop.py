@@ -42,6 +42,9 @@ _LOOK_S: Final = 5.0
 _FIND_S: Final = 10.0
 """Longest time of a look at them (seconds): a key may be on a file system that hangs."""
 
+_NOT_READ: Final = LicenseStatus(problem="the license has not been read yet")
+"""Status before the first look: nobody is to activate a license for that."""
+
 
 @define(kw_only=True)
 class LicenseLoop:
@@ -54,7 +57,7 @@ class LicenseLoop:
     clock: WallClock
     random: random.Random
     on_change: Callable[[], None]
-    status: LicenseStatus = field(factory=LicenseStatus, init=False)
+    status: LicenseStatus = field(default=_NOT_READ, init=False)
     server_id: str = field(default="", init=False)
     looked: anyio.Event = field(factory=anyio.Event, init=False)
     """Set when `status` has been determined for the first time."""

@@ -76,6 +76,7 @@ class AttemptRunner:
     """Source of tokens for attempts; None for a replay, of which no endpoint knows."""
     guard: Guard = unguarded
     watchdogs: Watchdogs = field(init=False)
+    _stopping: anyio.Event = field(factory=anyio.Event, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -83,6 +84,10 @@ class AttemptRunner:
     @watchdogs.default
     def _new_watchdogs(self) -> Watchdogs:
         return Watchdogs(self.tracking, self.engine)
+
+    def stop_starting(self) -> None:
+        """Give up the starts that are under way; whoever follows such an attempt reverts it."""
+        self._stopping.set()
 
     async def start(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow
@@ -156,11 +161,14 @@ class AttemptRunner:
 
         async with anyio.create_task_group() as tasks:
 
-            async def give_up_when_unwanted() -> None:
-                await self.tracking.tracker.stop_event(job_id).wait()
+            async def give_up_when(unwanted: anyio.Event) -> None:
+                await unwanted.wait()
                 tasks.cancel_scope.cancel()
 
-            tasks.start_soon(give_up_when_unwanted, name=f"start watchdog {job_id}")
+            for unwanted in (self.tracking.tracker.stop_event(job_id), self._stopping):
+                tasks.start_soon(
+                    give_up_when, unwanted, name=f"start watchdog {job_id}"
+                )
             try:
                 prepared = await self._prepare(record, attempt, workflow)
                 given = await given_secrets(self.source, record, workflow)

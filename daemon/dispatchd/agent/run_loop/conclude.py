@@ -30,6 +30,7 @@ from dispatchd.agent.run_loop.report_builder import compose
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.artifacts.snapshots import Bounds, Owner, Wanted
+from dispatchd.agent.store.durable import sync_folder
 from dispatchd.agent.store.evidence import (
     Stories,
     missing_artifacts,
@@ -44,6 +45,7 @@ from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import RunError, StoreUnavailable
 from dispatchd.linux.file_holes import cut_middle, hole_bytes
+from dispatchd.linux.folder_tree import sync_tree
 from dispatchd.protocol.extensions import ARTIFACTS
 from dispatchd.protocol.outcome import Exit, NeverStarted
 from dispatchd.protocol.result import NoResult, RunResult
@@ -213,10 +215,15 @@ class Concluder:
     ) -> tuple[str, ...]:
         """Keep the artifacts of a workspace that is about to be removed. Return those that can't be kept. Blocks."""
         try:
-            return self.runs.keep_artifacts(record.run_id, artifacts)
-        except StoreUnavailable as error:
+            lost = self.runs.keep_artifacts(record.run_id, artifacts)
+            kept = self.runs.folder(record.run_id).artifacts
+            if kept.is_dir():
+                sync_tree(kept)
+                sync_folder(kept.parent)
+        except (StoreUnavailable, OSError) as error:
             self._log.error("not_stored", error=str(error), **job_context(record))
             return tuple(artifacts)
+        return lost
 
     def _copy_artifacts(
         self,

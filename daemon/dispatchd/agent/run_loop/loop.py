@@ -89,8 +89,9 @@ class RunLoop:
             await self.context.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     def stop(self) -> None:
-        """Start nothing new from now on; running attempts are followed on."""
+        """Start nothing new from now on; running attempts are followed on, and those that are being prepared reverted."""
         self._stopping = True
+        self.runner.stop_starting()
 
     async def _round(self, tasks: TaskGroup) -> None:
         bell = self.tracker.changed.next

@@ -20,6 +20,9 @@ from dispatchd.agent.store.runs import RunFolder
 
 _NAMES: Final = (".", "jobs", "history", "quarantine", "runs", "reserve")
 
+_USED: Final = "jobs"
+"""Folder that each daemon makes in its state folder."""
+
 _TO_READ: Final = 0o500
 _ALL: Final = 0o777
 
@@ -188,9 +191,12 @@ class HeldFolders:
 def restore_state(folder: Path) -> int:
     """Restore this user's access to a state folder and its entries. Return the number restored. Blocks.
 
-    For a start: runs continue while there is no daemon.
+    For a start: runs continue while there is no daemon. The entries of a folder that no daemon has used are left alone:
+    somebody may have named `/etc`.
     """
-    restored = 0
+    restored = _Need((folder,), ()).restore()
+    if not (folder / _USED).is_dir():
+        return restored
     for name in _NAMES:
         path = folder / name
         restored += _Need((path,), ()).restore()

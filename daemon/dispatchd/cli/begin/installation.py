@@ -88,6 +88,16 @@ class Installation:
             write(self.script, _HELLO, mode=0o755)
             write(self.machine_file, _CONFIG)
 
+    def move_hub(self) -> bool:
+        """Give the hub another port; False, and nothing changes, if its own is free: it didn't start for another reason."""
+        text, url = self.hub_file.read_text("utf-8"), self.client.url
+        port = int(url.rpartition(":")[2])
+        if _is_free(port):
+            return False
+        moved = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{_free_port()}", 1)
+        write(self.hub_file, moved)
+        return True
+
     @property
     def has_joined(self) -> bool:
         """True if the machine is one of the hub's."""
@@ -129,11 +139,16 @@ class Installation:
 
 def _free_port() -> int:
     """Return a port on loopback that nothing has now: the usual one, or any."""
-    for wanted in (_PORT, 0):
-        try:
-            with closing(socket.create_server(("127.0.0.1", wanted))) as found:
-                port: int = found.getsockname()[1]
-                return port
-        except OSError:
-            continue
-    return _PORT
+    if _is_free(_PORT):
+        return _PORT
+    with closing(socket.create_server(("127.0.0.1", 0))) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True

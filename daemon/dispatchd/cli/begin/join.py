@@ -15,15 +15,16 @@ from dispatchd.agent.config.drop_ins import drop_in_folder
 from dispatchd.cli.options import config_option, config_path, load_config
 from dispatchd.cli.service.places import starter
 from dispatchd.cli.service.stamp import State, stamped, state_of, write
+from dispatchd.cli.signals import ended_by_signals
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import NotReachable, UsageError
+from dispatchd.errors import NotReachable, RecordUnreadable, UsageError
 from dispatchd.network.enrolment_key import EnrolmentKey
 from dispatchd.protocol import toml_text
 from dispatchd.redaction.escapes import written_out
 
 if TYPE_CHECKING:
     from dispatchd.agent.config.load import Config
-    from dispatchd.protocol.license import Claims
+    from dispatchd.protocol.license import Activation, Claims
 
 _DROP_IN: Final = "50-join.toml"
 _CERTIFICATE: Final = "hub.pem"
@@ -52,7 +53,9 @@ def join(config_file: Path | None, url: str, key: str) -> None:
     there is none; no file of a person is changed.
     """
     file = _file(config_file)
-    config, claims = join_hub(file, url, _parsed(_given(key)))
+    enrolment = _parsed(_given(key))
+    with ended_by_signals():
+        config, claims = join_hub(file, url, enrolment)
     echo(f"joined {url}: license {claims.license_id}")
     _say_next(config, file)
 
@@ -80,7 +83,14 @@ def join_hub(file: Path, url: str, enrolment: EnrolmentKey) -> "tuple[Config, Cl
         if enrolment.certificate:
             pem = _proven(config, enrolment, environment)
             _write(certificate, pem, undo)
-        claims = _activated(config, environment, enrolment.secret)
+        before = _stored(config)
+        try:
+            claims = _activated(config, environment, enrolment.secret)
+        except BaseException:
+            # A signal may come right after it was stored. The files belong to the activation.
+            if _stored(config) != before:
+                undo.pop_all()
+            raise
         undo.pop_all()
     return config, claims
 
@@ -217,6 +227,15 @@ def _activated(
     silence()
     with as_owner_of(config.state_folder):
         return anyio.run(activate_key, config, environment, secret)
+
+
+def _stored(config: "Config") -> "Activation | None":
+    """Return the activation that is stored; None for none that can be read."""
+    from dispatchd.agent.store.identity import IdentityStore
+
+    with suppress(RecordUnreadable):
+        return IdentityStore(config.state_folder).activation()
+    return None
 
 
 def _say_next(config: "Config", file: Path) -> None:

@@ -2,8 +2,8 @@
 
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import click
 
 from dispatchd.cli.begin.child import Child, until_one_ends
 from dispatchd.cli.begin.installation import Installation
+from dispatchd.cli.signals import EndedBySignal, ended_by_signals
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import NotReachable
+from dispatchd.errors import NotReachable, UsageError
 
 
 @click.command()
@@ -38,18 +39,19 @@ def quickstart(folder: Path, listen: str) -> None:
     from dispatchd.cli.hub.database import require_extra
 
     require_extra()
+    if listen.endswith(":0"):
+        reason = "its machine has to know the port; name one, or leave --listen out"
+        raise UsageError(cannot=f"listen on {listen}", reason=reason)
     that = Installation(folder)
-    with _ended_by_signals(), ExitStack() as children:
+    # A signal is its usual end.
+    with suppress(EndedBySignal), ended_by_signals(), ExitStack() as children:
         _play(that, listen, children)
 
 
 def _play(that: Installation, listen: str, children: ExitStack) -> None:
+    may_move = not (listen or that.hub_file.exists())
     that.make(listen)
-    hub = Child.start(
-        "hub",
-        ("hub", "serve", "--config", str(that.hub_file)),
-        that.hub_file.with_name("hub.log"),
-    )
+    hub = started_hub(that, may_move=may_move)
     children.callback(hub.stop, signal.SIGTERM)
     echo(f"hub      {that.client.url}, in {that.hub_file.parent}")
     is_new = not that.has_joined
@@ -69,6 +71,22 @@ def _play(that: Installation, listen: str, children: ExitStack) -> None:
     _say_next(that)
     until_one_ends(both)
     _require_running(both)
+
+
+def started_hub(that: Installation, *, may_move: bool) -> Child:
+    """Start the hub. A new one gets another port if somebody has taken the one that was free when it was chosen.
+
+    Raises:
+        NotReachable: It doesn't start.
+    """
+    arguments = ("hub", "serve", "--config", str(that.hub_file))
+    log = that.hub_file.with_name("hub.log")
+    try:
+        return Child.start("hub", arguments, log)
+    except NotReachable:
+        if not (may_move and that.move_hub()):
+            raise
+    return Child.start("hub", arguments, log)
 
 
 def _require_running(children: Sequence[Child]) -> None:
@@ -118,23 +136,3 @@ What to edit next:
   {hub}   # the hub; another machine: dispatchd hub machine add NAME --config {hub}
 
 Ctrl-C ends both. They start again by: dispatchd quickstart {shlex.quote(str(that.folder))}""")
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """End the block at SIGINT, SIGTERM or SIGHUP; that is its usual end. While it ends, they are ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def end(_number: int, _frame: object) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    except KeyboardInterrupt:
-        return
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

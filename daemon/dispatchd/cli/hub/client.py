@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     import httpx
 
-_SERVER_ERROR: Final = 500
 _TIMEOUT_S: Final = 30.0
+"""Longest wait for an answer of the hub (seconds)."""
+
 _DIGITS: Final = 15
 """Most digits of a number in a header (count)."""
-"""Longest wait for an answer of the hub (seconds)."""
 
 _SERVICE: Final = Path("/var/lib/dispatchd-hub/hub.toml")
 """Configuration file of the hub, as the unit in `systemd/` has it."""
@@ -70,6 +70,14 @@ def asks_hub(act: Callable[..., None]) -> Callable[..., None]:
     for option in (json_option, _token_option, _url_option, config_option):
         command = option(command)
     return command
+
+
+class Unanswered(NotReachable):
+    """A call may have been carried out, and nobody knows: its answer was lost, or is an error of the hub."""
+
+
+class IsThere(UsageError):
+    """The hub refuses to make what exists already."""
 
 
 class HubClient:
@@ -257,7 +265,9 @@ class HubClient:
                 return reply
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = f"no hub answers at {self.url} ({error})"
-            raise NotReachable(cannot=cannot, reason=reason) from error
+            lost = (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError)
+            kind = Unanswered if isinstance(error, lost) else NotReachable
+            raise kind(cannot=cannot, reason=reason) from error
 
     def _refused(self, reply: "httpx.Response", cannot: str) -> NoReturn:
         """Report a refusal.
@@ -268,9 +278,10 @@ class HubClient:
         """
         said = (_object(reply.content) or {}).get("message")
         reason = said if isinstance(said, str) else self._page(reply)
-        if reply.status_code >= _SERVER_ERROR:
-            raise NotReachable(cannot=cannot, reason=reason)
-        raise UsageError(cannot=cannot, reason=reason)
+        if reply.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise Unanswered(cannot=cannot, reason=reason)
+        kind = IsThere if reply.status_code == HTTPStatus.CONFLICT else UsageError
+        raise kind(cannot=cannot, reason=reason)
 
     def _page(self, reply: "httpx.Response") -> str:
         """Return the description of an answer that isn't the hub's JSON."""

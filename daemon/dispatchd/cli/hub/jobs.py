@@ -19,6 +19,7 @@ from dispatchd.cli.hub.client import (
 )
 from dispatchd.cli.hub.job import print_job, took
 from dispatchd.cli.hub.lookup import delivery_id_of, job_id_of, workflows_of
+from dispatchd.cli.hub.submission import submitted
 from dispatchd.cli.options import finite, not_blank, print_json, read_text
 from dispatchd.cli.screen.hints import confirm, next_step, working, yes_option
 from dispatchd.cli.screen.names import hint
@@ -88,10 +89,10 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
         raise UsageError(
             cannot=f"submit {file}", reason=f"it is not JSON ({error})"
         ) from error
-    submitted = hub.ask(
-        "POST", "/api/v1/jobs", document, cannot=f"submit {file}", has="id"
-    )
-    say(submitted, submitted["id"], as_json=as_json)
+    if not isinstance(document, dict):
+        raise UsageError(cannot=f"submit {file}", reason="it is no JSON object")
+    answer = submitted(hub, document, cannot=f"submit {file}")
+    say(answer, answer["id"], as_json=as_json)
 
 
 @click.command(short_help="End JOB.")

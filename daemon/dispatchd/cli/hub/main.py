@@ -31,6 +31,7 @@ from dispatchd.cli.screen.colour import is_coloured
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.screen.hints import working
 from dispatchd.cli.screen.table import print_pairs
+from dispatchd.cli.terminal import echo
 
 if TYPE_CHECKING:
     from dispatchd.hub.config.load import Settings
@@ -219,8 +220,12 @@ def backup(
             logs=None if without_logs else settings.log_folder,
             artifacts=None if without_artifacts else settings.artifact_folder,
         )
-        rows = write(database, file, folders)
-    _say_rows(file, rows, as_json=as_json)
+        written = write(database, file, folders)
+    _say_rows(file, written.rows, as_json=as_json)
+    for problem in written.left_out:
+        echo(f"dispatchd: {file} lacks {problem}", err=True)
+    if written.left_out:
+        sys.exit(os.EX_IOERR)
 
 
 @hub.command(short_help="Put a backup into a new hub.")

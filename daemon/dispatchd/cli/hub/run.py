@@ -16,6 +16,7 @@ from dispatchd.cli.hub.job import took
 from dispatchd.cli.hub.jobs import JOB_COLUMNS, job_row
 from dispatchd.cli.hub.lookup import job_id_of
 from dispatchd.cli.hub.patience import patiently
+from dispatchd.cli.hub.submission import submitted
 from dispatchd.cli.options import not_blank, print_json
 from dispatchd.cli.screen.colour import is_terminal, painted, show
 from dispatchd.cli.screen.hints import next_step
@@ -82,15 +83,14 @@ def run(
         "sha": sha,
         "payload": {"inputs": _inputs(fields)},
     }
-    cannot = f"run {workflow}"
-    submitted = hub.ask("POST", "/api/v1/jobs", document, cannot=cannot, has="id")
+    answer = submitted(hub, document, cannot=f"run {workflow}")
     if watches:
-        sys.exit(_watch(hub, submitted["id"], as_json=as_json))
+        sys.exit(_watch(hub, answer["id"], as_json=as_json))
     if as_json:
-        print_json(submitted)
+        print_json(answer)
     else:
-        echo(submitted["id"])
-        next_step(f"Follow it: dispatchd hub watch {submitted['id']}")
+        echo(answer["id"])
+        next_step(f"Follow it: dispatchd hub watch {answer['id']}")
 
 
 @click.command(short_help="Follow a job to its end, or the list of jobs.")

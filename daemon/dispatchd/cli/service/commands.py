@@ -2,7 +2,7 @@
 
 import os
 import shlex
-import shutil
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +17,7 @@ from dispatchd.cli.service.stamp import State, is_untouched, stamped, state_of, 
 from dispatchd.cli.service.systemctl import Systemd
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
+from dispatchd.linux.folder_tree import remove_tree
 
 _HIDDEN: Final = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108  # compared, not written to
 """Folders that the system's units hide from the program."""
@@ -137,14 +138,10 @@ def uninstall(
         _remove(file, dry_run=dry_run)
     if not dry_run:
         _prune(that.examples)
-    for path in owned:
-        if not removes:
-            _say("kept", path)
-            continue
-        if not dry_run:
-            _delete(path)
-        _say("would delete" if dry_run else "deleted", path)
+    is_deleted = _delete_or_keep(owned, removes=removes, dry_run=dry_run)
     systemd.reload()
+    if not is_deleted:
+        sys.exit(os.EX_IOERR)
 
 
 def _put(file: Path, text: str, *, dry_run: bool) -> None:
@@ -234,7 +231,8 @@ def _others(that: Service) -> list[Path]:
 
 def _remove(file: Path, *, dry_run: bool) -> None:
     try:
-        content = "" if file.is_symlink() else file.read_text("utf-8", "replace")
+        is_file = stat.S_ISREG(file.lstat().st_mode)
+        content = file.read_text("utf-8", "replace") if is_file else ""
     except FileNotFoundError:
         return
     if not is_untouched(content):
@@ -252,11 +250,19 @@ def _prune(folder: Path) -> None:
             below.rmdir()
 
 
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _delete_or_keep(owned: list[Path], *, removes: bool, dry_run: bool) -> bool:
+    """Delete the state, whatever runs have left in it, or say that it is kept; return False if a part of it can't be deleted."""
+    stays = []
+    for path in owned:
+        left = remove_tree(path).first if removes and not dry_run else None
+        if left is not None:
+            stays.append(left)
+            _say("not deleted", Path(str(left.filename)), left.strerror or str(left))
+        elif removes:
+            _say("would delete" if dry_run else "deleted", path)
+        else:
+            _say("kept", path)
+    return not stays
 
 
 def _program(*, is_user: bool) -> str:

@@ -33,7 +33,8 @@ def stamped(text: str) -> str:
 
 def state_of(file: Path, text: str) -> State:
     """Return the state of a file in whose place a text is to be; files that are no text count as edited."""
-    if not file.is_symlink():
+    # Nobody may ever write into a pipe.
+    if not file.is_symlink() and (file.is_file() or not file.exists()):
         with suppress(UnicodeDecodeError):
             try:
                 current = file.read_text("utf-8")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from dispatchd.cli.options import finite, not_blank, print_json, read_text
+from dispatchd.cli.signals import ended_by_signals
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 
@@ -132,7 +133,9 @@ def conformance(
         key=key,
         patience_s=patience,
     )
-    record = anyio.run(run_trial, settings)
+    # Its jobs are ended, also where a job of CI is cancelled.
+    with ended_by_signals():
+        record = anyio.run(run_trial, settings)
     _conclude(record, level, url, junit, as_json=as_json)
 
 

@@ -19,7 +19,13 @@ from dispatchd.cli.options import (
     read_text,
 )
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import FolderUnusable, LicenseInvalid, UsageError, UserError
+from dispatchd.errors import (
+    FolderUnusable,
+    LicenseInvalid,
+    StoreUnavailable,
+    UsageError,
+)
+from dispatchd.protocol import toml_text
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.times import ago, iso, utc
 
@@ -28,6 +34,9 @@ if TYPE_CHECKING:
 
 _OTHERS: Final = 0o077
 """Permissions of everybody but the owner."""
+
+_YEAR_S: Final = 365 * 86_400.0
+"""Time for which a license is valid unless another one is said (seconds)."""
 
 _JOIN_KEY: Final = "dhub1."
 
@@ -49,6 +58,8 @@ def keygen(file: Path) -> None:
     """
     from dispatchd.network.signing_key import fingerprint, new_key, public_key_of
 
+    if not file.name or file.is_dir():
+        raise UsageError(cannot=f"make {file}", reason="name a file, not a folder")
     private = new_key()
     public = public_key_of(private)
     public_file = file.with_name(file.name + ".pub")
@@ -58,13 +69,14 @@ def keygen(file: Path) -> None:
     _write_new(public_file, public, 0o644)
     try:
         _write_new(file, private, 0o600)
-    except UserError:
+    except BaseException:
+        # Also Ctrl-C.
         public_file.unlink(missing_ok=True)
         raise
     echo(f"private key  {file}   (signs; never leaves you)")
     echo(f"public key   {public_file}   (SHA-256 {fingerprint(public)})")
     echo(
-        f'\nIn the configuration of machines:\n  [license]\n  public_keys = ["{public_file.name}"]'
+        f"\nIn the configuration of machines:\n  [license]\n  public_keys = [{toml_text.quoted(public_file.name)}]"
     )
 
 
@@ -81,9 +93,7 @@ def keygen(file: Path) -> None:
     "--valid",
     "valid_s",
     callback=in_seconds,
-    default="365d",
-    show_default=True,
-    help="Time until it expires, such as 30d.",
+    help="Time until it expires, such as 30d.  [default: 365d]",
 )
 @click.option("--forever", is_flag=True, help="It never expires.")
 @click.option(
@@ -104,7 +114,7 @@ def issue(
     license_id: str,
     plan: str,
     features: tuple[str, ...],
-    valid_s: float,
+    valid_s: float | None,
     grace_days: float | None,
     warning: str,
     output: Path | None,
@@ -116,6 +126,10 @@ def issue(
     The customer activates it on each machine (`dispatchd activate`); your endpoint exchanges it for the machine's own token.
     As license.jwt in the state folder it proves a license without an endpoint, and gives no credentials.
     """
+    if forever and valid_s is not None:
+        reason = "say either --forever or --valid"
+        raise UsageError(cannot="issue the license", reason=reason)
+    valid_s = _YEAR_S if valid_s is None else valid_s
     private = _private_key(key_file)
     from uuid import uuid4
 
@@ -170,6 +184,8 @@ def inspect(file: Path, public_keys: tuple[Path, ...], *, as_json: bool) -> None
 
     It is read from FILE (default: stdin). Exit code: 0, or 1 if it has expired, is not valid yet, or none of the public keys has signed it.
     """
+    if str(file) == "-" and sys.stdin is not None and sys.stdin.isatty():
+        echo("Paste the license, then press Ctrl-D.", err=True)
     text = "".join(read_text(file).split())
     if text.startswith(_JOIN_KEY):
         document = _of_join_key(text)
@@ -317,6 +333,8 @@ def _write_new(file: Path, content: str, mode: int) -> None:
         UsageError: There is one.
         FolderUnusable: It can't be written; nothing is left of it.
     """
+    from dispatchd.agent.store.durable import sync_folder
+
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         fd = os.open(file, flags, mode)
@@ -330,9 +348,19 @@ def _write_new(file: Path, content: str, mode: int) -> None:
             opened.write(content)
             opened.flush()
             os.fsync(fd)
+        # A key that signs must not go with the power.
+        sync_folder(file.parent)
+    except StoreUnavailable as unavailable:
+        file.unlink(missing_ok=True)
+        raise FolderUnusable(
+            folder=file.parent, error=unavailable.error
+        ) from unavailable
     except OSError as error:
         file.unlink(missing_ok=True)
         raise FolderUnusable(folder=file.parent, error=error) from error
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _now() -> datetime:

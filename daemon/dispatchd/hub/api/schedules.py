@@ -11,7 +11,7 @@ from dispatchd.hub.config.schedules import Schedule
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.schedules.progress import Progress
 from dispatchd.hub.domain.scopes import READ
-from dispatchd.hub.queue.schedules import plan_of
+from dispatchd.hub.queue.schedules import goes_by
 from dispatchd.protocol.job import Json
 
 
@@ -72,6 +72,6 @@ def schedule_document(schedule: Schedule, texts: Mapping[str, str]) -> dict[str,
 def _state(schedule: Schedule, progress: Progress | None) -> str:
     if not schedule.enabled:
         return "disabled"
-    if progress is None or progress.plan != plan_of(schedule):
+    if progress is None or not goes_by(schedule, progress):
         return "replaced"
     return "active"

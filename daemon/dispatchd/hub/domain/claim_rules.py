@@ -250,8 +250,8 @@ def _is_released(job: HubJob) -> bool:
 
 
 def _is_let_go(job: HubJob) -> bool:
-    is_cancelled = job.state is State.ABORTED and job.cancel_requested
-    return (is_cancelled or job.state is State.SUPERSEDED) and not job.finishes
+    """Return whether the hub has ended a job that was released, with the release or after it."""
+    return job.state in (State.ABORTED, State.SUPERSEDED) and not job.finishes
 
 
 def _let_go(job: HubJob, summary: str, *, now: float) -> HubJob:

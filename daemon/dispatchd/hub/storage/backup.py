@@ -49,8 +49,16 @@ class Folders:
 _NONE: Final = Folders()
 
 
-def backup(database: Database, file: Path, folders: Folders = _NONE) -> int:
-    """Write a backup and return the number of rows; the hub may run meanwhile.
+@frozen(kw_only=True)
+class Written:
+    """A backup: its rows (count), and files that could not be read, with the reason."""
+
+    rows: int
+    left_out: tuple[str, ...] = ()
+
+
+def backup(database: Database, file: Path, folders: Folders = _NONE) -> Written:
+    """Write a backup; the hub may run meanwhile.
 
     Args:
         database: The database.
@@ -68,25 +76,26 @@ def backup(database: Database, file: Path, folders: Folders = _NONE) -> int:
         for suffix in ("", "-wal", "-shm", "-journal"):
             beside = aside.with_name(aside.name + suffix)
             undo.callback(beside.unlink, missing_ok=True)
-        rows = _written(database, aside, folders)
+        written = _written(database, aside, folders)
         _sync(aside)
         aside.replace(file)
         undo.pop_all()
     _sync(file.parent)
-    return rows
+    return written
 
 
-def _written(database: Database, aside: Path, folders: Folders) -> int:
-    """Copy a database into a new file of this user alone, and return the number of rows."""
+def _written(database: Database, aside: Path, folders: Folders) -> Written:
+    """Copy a database into a new file of this user alone."""
+    left_out: list[str] = []
     target = Database.open(f"sqlite:///{aside.absolute()}")
     try:
         with database.snapshot() as source:
             rows = target.write(lambda copy: _copy(source, copy))
         # After the rows: a log of a job that the backup doesn't have does no harm.
         if (logs := folders.logs) is not None:
-            target.write(lambda copy: put_logs(copy, logs))
+            left_out += target.write(lambda copy: put_logs(copy, logs))
         if (artifacts := folders.artifacts) is not None:
-            target.write(lambda copy: put_artifacts(copy, artifacts))
+            left_out += target.write(lambda copy: put_artifacts(copy, artifacts))
         with target.engine.connect() as plain:
             # One file, without a write-ahead log beside it.
             plain.exec_driver_sql("ROLLBACK")
@@ -94,7 +103,7 @@ def _written(database: Database, aside: Path, folders: Folders) -> int:
     finally:
         target.close()
     aside.chmod(0o600)
-    return rows
+    return Written(rows=rows, left_out=tuple(left_out))
 
 
 def restore(file: Path, database: Database, folders: Folders = _NONE) -> int:

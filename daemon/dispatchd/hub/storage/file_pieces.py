@@ -14,6 +14,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    delete,
     insert,
     inspect,
     select,
@@ -55,15 +56,21 @@ class FilePieces:
         """Make the table in a backup."""
         self.table.create(copy)
 
-    def put(self, copy: Connection, name: str, path: Path) -> None:
+    def put(self, copy: Connection, name: str, path: Path) -> str:
         """Write a file into a backup, as it is when it is read; one that has gone is left out.
 
-        Raises:
-            OSError: It can't be read.
+        Returns why a file is left out that can't be read, in words; empty if it isn't.
         """
-        for number, piece in enumerate(_pieces(path)):
-            row = (name, number, self.pack(piece))
-            copy.execute(insert(self.table).values(row))
+        try:
+            for number, piece in enumerate(_pieces(path)):
+                row = (name, number, self.pack(piece))
+                copy.execute(insert(self.table).values(row))
+        except OSError as error:
+            # A part of it would pass for the whole.
+            [key, *_] = self.table.primary_key
+            copy.execute(delete(self.table).where(key == name))
+            return f"{path}: {error.strerror or error}"
+        return ""
 
     def get(self, backup: Connection, place: Callable[[str], Path | None]) -> None:
         """Write the files of a backup; one without the table has none.

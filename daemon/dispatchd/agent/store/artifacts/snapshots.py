@@ -1,8 +1,8 @@
 """Snapshots of artifacts: copies that no run reaches, one folder for each job, until the endpoint has them.
 
 The hash of a file is that of its copy. So what was announced stays as it is, whatever a process that has outlived the
-run still writes. A folder appears when it is complete; its list is the debt that a restarted daemon finds. Nothing is
-synced: a copy that a power cut has damaged doesn't have its hash, and the endpoint refuses it.
+run still writes. A folder appears when it is complete and synced; its list is the debt that a restarted daemon finds,
+also after a power cut: the job may have been finished by then, and its workspace may be gone.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self
@@ -45,6 +46,9 @@ _LARGEST_LIST: Final = 8 << 20
 
 _MOST_NAMED: Final = 20
 """Most files that are named with the reason why they were left out (count)."""
+
+_SYNCS: Final = 8
+"""Files that are synced at the same time (count)."""
 
 _FICLONE: Final = 0x40049409
 """Request that lets two files share their blocks (ioctl_ficlone(2)); btrfs and XFS have it."""
@@ -131,9 +135,11 @@ class Snapshots:
                 "files": [file.to_wire() for file in copies.files],
             }
             _write(new / _LIST, json.dumps(document))
+            _sync_all(new)
             old = self._folder / file_name(owner.job_id)
             remove_tree(old)
             new.rename(old)
+            _sync(self._folder)
         except BaseException:
             remove_tree(new)
             raise
@@ -310,3 +316,24 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
 def _write(file: Path, text: str) -> None:
     file.write_text(text)
     file.chmod(FILE_MODE)
+
+
+def _sync_all(folder: Path) -> None:
+    """Sync a folder and the files in it.
+
+    Raises:
+        OSError: One may be gone after a power cut.
+    """
+    # The journal of a file system takes files together that are synced at the same time.
+    with ThreadPoolExecutor(_SYNCS) as threads:
+        for done in [threads.submit(_sync, path) for path in folder.iterdir()]:
+            done.result()
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

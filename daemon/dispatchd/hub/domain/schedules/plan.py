@@ -6,6 +6,7 @@ or hour begins with `*` goes by elapsed time.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -29,11 +30,13 @@ class Plan:
     def after(self, at: float) -> Iterator[float]:
         """Yield the due times after a time, in ascending order (seconds since the epoch)."""
         last = at
-        for due in CronSim(self.cron, datetime.fromtimestamp(at, _zone(self.timezone))):
-            # Two times of the expression may be one instant after a gap, and a start in a repeated hour yields its first pass.
-            if due.timestamp() > last:
-                last = due.timestamp()
-                yield last
+        # The calendar ends with the year 9999: a wrong clock, or an expression that is due in 3000 years.
+        with suppress(OverflowError):
+            for due in CronSim(self.cron, _local(at, self.timezone)):
+                # Two times of the expression may be one instant after a gap, and a start in a repeated hour yields its first pass.
+                if due.timestamp() > last:
+                    last = due.timestamp()
+                    yield last
 
     def next_after(self, at: float) -> float | None:
         """Return the first due time after a time; None if there is none in 50 years (seconds since the epoch)."""
@@ -80,6 +83,18 @@ def zone_problem(name: str) -> str:
             return "must be UTC: this machine has no time zone data; install tzdata"
         return "must name a time zone such as Europe/Berlin (IANA) or UTC"
     return ""
+
+
+def _local(at: float, zone: str) -> datetime:
+    """Return a time in a time zone.
+
+    Raises:
+        OverflowError: It is in none of the years 1 to 9999.
+    """
+    try:
+        return datetime.fromtimestamp(at, _zone(zone))
+    except ValueError as error:
+        raise OverflowError(str(error)) from error
 
 
 def _zone(name: str) -> tzinfo:

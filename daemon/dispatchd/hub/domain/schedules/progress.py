@@ -39,6 +39,10 @@ class Progress:
     """Job of the last run."""
     missed: int = 0
     """Runs before the last one that were left out because the hub was away (count, at most `MOST_COUNTED`)."""
+    terms: str = ""
+    """Digest of what its jobs are, as the hub process has it that started last; empty as an earlier release stores it."""
+    decided_before: float = 0
+    """Time up to which all due times had been decided when the clock was set back; 0 if it wasn't."""
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -73,21 +77,45 @@ class Due:
     """Runs before it that are left out (count)."""
 
 
-def begun(before: Progress | None, plan: Plan, *, now: float) -> Progress:
+def begun(
+    before: Progress | None, plan: Plan, *, now: float, terms: str = ""
+) -> Progress:
     """Return the progress of a schedule at the start of a hub process.
 
     A new plan counts from now on. With the plan of before, runs that were missed are caught up.
     """
     if before is None:
-        return Progress(cron=plan.cron, timezone=plan.timezone, until=now)
+        return Progress(cron=plan.cron, timezone=plan.timezone, until=now, terms=terms)
     if before.plan == plan:
-        return before
-    return evolve(before, cron=plan.cron, timezone=plan.timezone, until=now)
+        return evolve(before, terms=terms)
+    return evolve(
+        before, cron=plan.cron, timezone=plan.timezone, until=now, terms=terms
+    )
 
 
 def was_set_back(progress: Progress, *, now: float) -> bool:
     """Return whether the clock was set back since the newest decision."""
     return progress.until > now + SET_BACK_S
+
+
+def set_back(progress: Progress, *, now: float) -> Progress:
+    """Return the progress after the clock was set back: runs are due from now on."""
+    before = max(progress.until, progress.decided_before)
+    return evolve(progress, until=now, decided_before=before)
+
+
+def is_right_again(progress: Progress, *, now: float) -> bool:
+    """Return whether a clock that was set back is later than before: in between nothing is left to decide.
+
+    A machine without a battery for its clock starts in 1970, and has the right time after a moment. The hub may have
+    removed the jobs of runs of long ago; they are not to be made once more.
+    """
+    return progress.until < progress.decided_before < now - LATE_S
+
+
+def right_again(progress: Progress) -> Progress:
+    """Return the progress once the clock is right again."""
+    return evolve(progress, until=progress.decided_before, decided_before=0)
 
 
 def due_now(progress: Progress, *, now: float) -> Due | None:

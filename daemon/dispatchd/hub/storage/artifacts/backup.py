@@ -16,12 +16,18 @@ _PIECES: Final = FilePieces.of("backup_artifacts", "sha256")
 """Pieces by the hash of their file. They aren't compressed: most artifacts are already."""
 
 
-def put_artifacts(copy: Connection, folder: Path) -> None:
-    """Write the files that the rows of a backup name into it; one that has gone meanwhile is left out."""
+def put_artifacts(copy: Connection, folder: Path) -> list[str]:
+    """Write the files that the rows of a backup name into it, and return why others are left out, in words.
+
+    One that has gone meanwhile is left out, too.
+    """
     _PIECES.create(copy)
     query = select(ARTIFACTS.c.sha256).where(ARTIFACTS.c.stored_at > 0).distinct()
-    for digest in copy.execute(query).scalars().all():
+    problems = [
         _PIECES.put(copy, digest, ArtifactFiles(folder).whole(digest))
+        for digest in copy.execute(query).scalars().all()
+    ]
+    return [problem for problem in problems if problem]
 
 
 def get_artifacts(backup: Connection, folder: Path) -> None:

@@ -5,6 +5,7 @@ due run is made a job by exactly one process, and not at all if that process die
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from attrs import evolve, frozen
@@ -49,14 +50,21 @@ class ScheduleStore:
         with self._database.look() as db:
             return _texts(db)
 
-    def begin(self, plans: Mapping[str, Plan], *, now: float) -> Changes:
+    def begin(
+        self,
+        plans: Mapping[str, Plan],
+        *,
+        now: float,
+        terms: Mapping[str, str] = MappingProxyType({}),
+    ) -> Changes:
         """Store the schedules of a hub process that starts: its configuration counts from now on.
 
         Args:
             plans: The plan of each schedule, by name; one that is disabled has an empty expression.
             now: The time (seconds since the epoch).
+            terms: Digests of what their jobs are, by name.
         """
-        return self._database.write(lambda db: self._begin(db, plans, now))
+        return self._database.write(lambda db: self._begin(db, plans, now, terms))
 
     def replace(self, db: Connection, name: str, before: str, after: Progress) -> bool:
         """Replace the progress of a schedule within a transaction; return False if it isn't `before` any more."""
@@ -74,7 +82,13 @@ class ScheduleStore:
 
         self._database.write(work)
 
-    def _begin(self, db: Connection, plans: Mapping[str, Plan], now: float) -> Changes:
+    def _begin(
+        self,
+        db: Connection,
+        plans: Mapping[str, Plan],
+        now: float,
+        terms: Mapping[str, str],
+    ) -> Changes:
         lock(db, "schedules")
         texts = _texts(db)
         marks = MarkStore(self._database)
@@ -82,13 +96,14 @@ class ScheduleStore:
         for name, plan in plans.items():
             text = texts.get(name)
             before = None if text is None else Progress.read(text)
-            after = begun(before, plan, now=now)
-            if text is None:
+            after = begun(before, plan, now=now, terms=terms.get(name, ""))
+            if before is None or text is None:
                 values = {"name": _PREFIX + name, "value": after.text}
                 db.execute(insert(MARKS).values(**values))
             elif after != before:
-                changed.append(name)
                 self.replace(db, name, text, after)
+                if plan != before.plan:
+                    changed.append(name)
         removed = [name for name in texts if name not in plans]
         for name in removed:
             marks.remove(db, _PREFIX + name)
