@@ -15,9 +15,6 @@ import structlog
 import uvicorn
 from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
@@ -26,7 +23,7 @@ from dispatchd.errors import NotReachable
 from dispatchd.hub.api.admin import Admin
 from dispatchd.hub.api.artifacts import Artifacts
 from dispatchd.hub.api.dispatch import Dispatch
-from dispatchd.hub.api.errors import answer_failed, answer_gone, answer_hub_error
+from dispatchd.hub.api.errors import HANDLERS
 from dispatchd.hub.api.jobs import Jobs
 from dispatchd.hub.api.licenses import Licenses
 from dispatchd.hub.api.logs import Logs
@@ -45,10 +42,8 @@ from dispatchd.hub.connections.table import Connections
 from dispatchd.hub.connections.target import in_origin_form
 from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.extension import Extension, Loop
 from dispatchd.hub.github.extension import github_extension
-from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.login.people import People
 from dispatchd.hub.login.ways import Ways
 from dispatchd.hub.queue.schedules import Schedules
@@ -125,13 +120,7 @@ def application(
             *extension.routes(),
             *webhooks.routes(),
         ],
-        exception_handlers={
-            Refused: _refused,
-            HubError: answer_hub_error,
-            HTTPException: _unknown,
-            ClientDisconnect: answer_gone,
-            Exception: answer_failed,
-        },
+        exception_handlers=HANDLERS,
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
@@ -390,17 +379,3 @@ def _listen(host: str, port: int) -> Listening:
         raise NotReachable(
             cannot=f"listen on {host} port {port}", reason=reason
         ) from error
-
-
-async def _refused(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, Refused):
-        raise error
-    return JSONResponse({"message": error.message}, status_code=error.status)
-
-
-async def _unknown(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    return JSONResponse(
-        {"message": error.detail}, status_code=error.status_code, headers=error.headers
-    )

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from attrs import frozen
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ExceptionHandler
 
 from dispatchd.hub.domain.errors import (
     ArtifactsFull,
@@ -29,6 +31,7 @@ from dispatchd.hub.domain.errors import (
     StorageBusy,
     WrongRun,
 )
+from dispatchd.hub.http_bodies import Refused
 
 STATUSES: Final[Mapping[type[HubError], HTTPStatus]] = MappingProxyType(
     {
@@ -86,7 +89,7 @@ def answer_to(error: HubError) -> Answer:
     )
 
 
-async def answer_hub_error(_request: Request, error: Exception) -> Response:
+async def _answer_hub_error(_request: Request, error: Exception) -> Response:
     """Return the response to an error, as the application's handler of HubError."""
     if not isinstance(error, HubError):
         raise error
@@ -98,14 +101,40 @@ async def answer_hub_error(_request: Request, error: Exception) -> Response:
     )
 
 
-async def answer_gone(_request: Request, _error: Exception) -> Response:
+async def _answer_refused(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, Refused):
+        raise error
+    return JSONResponse({"message": error.message}, status_code=error.status)
+
+
+async def _answer_unknown(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse(
+        {"message": error.detail}, status_code=error.status_code, headers=error.headers
+    )
+
+
+async def _answer_gone(_request: Request, _error: Exception) -> Response:
     """Return the response for a client that has gone."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
-async def answer_failed(_request: Request, _error: Exception) -> Response:
+async def _answer_failed(_request: Request, _error: Exception) -> Response:
     """Return the response to a bug; the traceback goes to the hub's own log, and only there."""
     return JSONResponse(
         {"message": "the hub has failed; its log says how"},
         status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
     )
+
+
+HANDLERS: Final[Mapping[Any, ExceptionHandler]] = MappingProxyType(
+    {
+        Refused: _answer_refused,
+        HubError: _answer_hub_error,
+        HTTPException: _answer_unknown,
+        ClientDisconnect: _answer_gone,
+        Exception: _answer_failed,
+    }
+)
+"""Handlers of the application, by the error that they answer."""
