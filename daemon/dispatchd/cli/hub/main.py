@@ -19,12 +19,12 @@ from dispatchd.cli.hub import keys as hub_keys
 from dispatchd.cli.hub import login as hub_login
 from dispatchd.cli.hub import logs as hub_logs
 from dispatchd.cli.hub import run as hub_run
-from dispatchd.cli.hub import schedules as hub_schedules
-from dispatchd.cli.hub import webhooks as hub_webhooks
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
 from dispatchd.cli.hub.github import commands as hub_github
 from dispatchd.cli.hub.github import route as hub_route
+from dispatchd.cli.hub.sources import schedules as hub_schedules
+from dispatchd.cli.hub.sources import webhooks as hub_webhooks
 from dispatchd.cli.imports import without_collection
 from dispatchd.cli.options import json_option, print_json
 from dispatchd.cli.screen.colour import is_coloured

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from attrs import evolve, frozen
@@ -197,23 +197,7 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         ConfigError: The file can't be used; it names every problem.
     """
     file = file.absolute()
-    try:
-        document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
-        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
-    except ValueError as error:
-        expected = f"must be TOML in UTF-8 ({error})"
-        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
-    problems = [
-        Problem(
-            file=file, key=violation.path.removeprefix("$."), expected=violation.rule
-        )
-        for violation in violations("hub-config", document)
-    ]
-    if problems:
-        raise ConfigError(problems)
-    settings = evolve(_converter.structure(document, Settings), file=file)
+    settings = evolve(_converter.structure(_read(file), Settings), file=file)
     if settings.address[1] > MAX_PORT:
         # getaddrinfo(3) would take the remainder.
         expected = f"must have a port up to {MAX_PORT}"
@@ -248,6 +232,31 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         tls_cert_file=cert_file,
         tls_key_file=key_file,
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the document in a file, by the schema.
+
+    Raises:
+        ConfigError: It can't be read, isn't TOML, or breaks the schema.
+    """
+    try:
+        document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+    except ValueError as error:
+        expected = f"must be TOML in UTF-8 ({error})"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+    problems = [
+        Problem(
+            file=file, key=violation.path.removeprefix("$."), expected=violation.rule
+        )
+        for violation in violations("hub-config", document)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return document
 
 
 def _login(file: Path, settings: Settings) -> LoginSettings | None:
