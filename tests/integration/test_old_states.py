@@ -49,6 +49,7 @@ _KEYS = {
     "attempts": ("job_id", "number"),
     "texts": ("id",),
     "artifacts": ("job_id", "number"),
+    "audit": ("id",),
     "deliveries": ("id",),
     "checks": ("job_id",),
     "licenses": ("id",),
