@@ -25,12 +25,13 @@ import endpoint as rules
 import serve
 from dispatchd.conformance.caller import Identity
 from dispatchd.conformance.hooks import Hooks, SubmitCall
-from dispatchd.conformance.judge import Judgement, Verdict, judged, level_of
-from dispatchd.conformance.junit import junit_xml
+from dispatchd.conformance.judge import judged, level_of
 from dispatchd.conformance.record import Record
 from dispatchd.conformance.rules import RULES
 from dispatchd.conformance.run import Settings, run_trial
 from dispatchd.errors import NotReachable
+from dispatchd.judging.judgement import Judgement, Verdict
+from dispatchd.judging.junit import junit_xml
 from dispatchd.protocol.job import Json
 from support.certificates import Authority, server_context, tls_endpoint
 from support.cli import Done, command, dispatchd
@@ -139,9 +140,7 @@ def test_an_endpoint_of_the_first_protocol_passes_at_level_1(tmp_path: Path) -> 
         record, judgements = tried(server)
     assert numbers(judgements, Verdict.BROKEN) == set(), reasons(judgements)
     assert (level_of(judgements, record), record.shown) == (1, set())
-    judged_here = {
-        each.rule.level for each in judgements if each.verdict is Verdict.KEPT
-    }
+    judged_here = {each.level for each in judgements if each.verdict is Verdict.KEPT}
     assert judged_here == {1}
 
 
@@ -875,7 +874,7 @@ def test_a_hostile_endpoint_neither_hangs_nor_breaks_it(
     judgements = judged(record)
     assert level_of(judgements, record) == 0
     assert not any("\n" in name for name in record.shown)
-    text = junit_xml(url, judgements, record.ended)
+    text = junit_xml("conformance", url, judgements, record.ended)
     assert ET.fromstring(text).tag == "testsuite"
     assert "secret-of-it" not in text
 

@@ -1,34 +1,15 @@
 """Judgement of a record by the rules, and the level that an endpoint has reached. Pure."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Final
-
-from attrs import frozen
 
 from dispatchd.conformance.record import Record
 from dispatchd.conformance.rules import RULES, Rule
+from dispatchd.judging.judgement import Judgement, Verdict
 from dispatchd.protocol.extensions import CLAIM, HEARTBEAT, LEASE
 
 OF_LEVEL_2: Final = (CLAIM, LEASE, HEARTBEAT)
 """Extensions that an endpoint of level 2 has."""
-
-
-class Verdict(StrEnum):
-    """Result of one rule."""
-
-    KEPT = "kept"
-    BROKEN = "broken"
-    SKIPPED = "not judged"
-
-
-@frozen(kw_only=True)
-class Judgement:
-    """A rule with its verdict; `reason` says why it is broken, or was not judged."""
-
-    rule: Rule
-    verdict: Verdict
-    reason: str = ""
 
 
 def judged(record: Record) -> list[Judgement]:
@@ -41,7 +22,7 @@ def level_of(judgements: Sequence[Judgement], record: Record) -> int:
 
     An extension that it has not shown costs no level 1.
     """
-    broken = {each.rule.level for each in judgements if each.verdict is Verdict.BROKEN}
+    broken = {each.level for each in judgements if each.verdict is Verdict.BROKEN}
     if 1 in broken or record.ended:
         return 0
     return 2 if not broken and record.shown.issuperset(OF_LEVEL_2) else 1

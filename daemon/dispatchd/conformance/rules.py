@@ -21,7 +21,10 @@ from dispatchd.protocol.extensions import (
 
 @frozen(kw_only=True)
 class Rule:
-    """One rule. `problem` returns how a record breaks it, in words; empty if it doesn't."""
+    """One rule. `problem` returns how a record breaks it, in words; empty if it doesn't.
+
+    Its number begins with the level that an endpoint without it lacks: 1 the first protocol, 2 the extensions.
+    """
 
     number: str
     words: str
@@ -30,11 +33,6 @@ class Rule:
     extension: str = ""
     """Extension without which it does not apply."""
     problem: Callable[[Record], str]
-
-    @property
-    def level(self) -> int:
-        """Level that an endpoint without it lacks: 1 the first protocol, 2 the extensions."""
-        return int(self.number.partition(".")[0])
 
 
 RULES: Final = (

@@ -4,13 +4,19 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from dispatchd.cli.options import finite, not_blank, print_json, read_text
 from dispatchd.cli.signals import ended_by_signals
 from dispatchd.cli.terminal import echo
+from dispatchd.cli.vendor.judgements import (
+    document,
+    print_counts,
+    print_rules,
+    write_junit,
+)
 from dispatchd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +24,8 @@ if TYPE_CHECKING:
 
     from dispatchd.conformance.caller import Identity
     from dispatchd.conformance.hooks import Hooks
-    from dispatchd.conformance.judge import Judgement
     from dispatchd.conformance.record import Record
+    from dispatchd.judging.judgement import Judgement
 
 _PASSED, _BROKEN, _ENDED = 0, 1, 2
 """Exit codes: the level is reached, a rule is broken or the level is not reached, the trial ended early."""
@@ -152,7 +158,7 @@ def _conclude(
     else:
         _print(judgements, record, reached)
     if junit is not None:
-        _write_junit(junit, url, judgements, record)
+        write_junit(junit, "conformance", url, judgements, record.ended)
     is_broken = reached < level or any(each.verdict == "broken" for each in judgements)
     sys.exit(_ENDED if record.ended else _BROKEN if is_broken else _PASSED)
 
@@ -226,15 +232,6 @@ def _hooks(
     return hooks
 
 
-def _write_junit(
-    file: Path, url: str, judgements: "list[Judgement]", record: "Record"
-) -> None:
-    from dispatchd.cli.service.stamp import write
-    from dispatchd.conformance.junit import junit_xml
-
-    write(file, junit_xml(url, judgements, record.ended))
-
-
 def _document(
     judgements: "list[Judgement]", record: "Record", reached: int
 ) -> dict[str, object]:
@@ -243,43 +240,18 @@ def _document(
         "ended_early": record.ended,
         "left_in_queue": record.left,
         "extensions": sorted(record.shown),
-        "rules": [
-            {
-                "number": each.rule.number,
-                "rule": each.rule.words,
-                "verdict": each.verdict.value,
-                "reason": each.reason,
-            }
-            for each in judgements
-        ],
+        "rules": document(judgements),
     }
-
-
-_COLOUR: Final = {"kept": "ok", "broken": "failed", "not judged": "ignored"}
 
 
 def _print(judgements: "list[Judgement]", record: "Record", reached: int) -> None:
     """Print a line for each rule, then the outcome."""
-    from dispatchd.cli.screen.colour import painted, show
-    from dispatchd.cli.screen.table import wrapped
-    from dispatchd.redaction.escapes import written_out
-
-    for each in judgements:
-        verdict = each.verdict.value
-        beginning = (
-            painted(f"{verdict:<12}", _COLOUR[verdict]) + f"{each.rule.number:<6}"
-        )
-        reason = f" ({written_out(each.reason)})" if each.reason else ""
-        lines = wrapped(each.rule.words + reason, 18)
-        for number, line in enumerate(lines):
-            show((" " * 18 if number else beginning) + line)
-    counts = dict.fromkeys(_COLOUR, 0)
-    for each in judgements:
-        counts[each.verdict.value] += 1
+    print_rules(judgements)
     if record.ended:
         echo(f"\nThe trial ended early: {record.ended}")
     if record.left:
         echo(f"\nLeft in the queue: {', '.join(record.left)}")
     shown = ", ".join(sorted(record.shown)) or "none"
-    numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
-    echo(f"\nExtensions: {shown}\nRules: {numbers}\nLevel: {reached or 'none'}")
+    echo(f"\nExtensions: {shown}")
+    print_counts(judgements)
+    echo(f"Level: {reached or 'none'}")

@@ -3,21 +3,30 @@
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET  # nothing is parsed
 
-from dispatchd.conformance.judge import Judgement, Verdict
+from dispatchd.judging.judgement import Judgement, Verdict
 from dispatchd.redaction.escapes import written_out
 
 
-def junit_xml(url: str, judgements: Sequence[Judgement], ended: str) -> str:
-    """Return the document. A trial that ended early is an error of its own."""
+def junit_xml(
+    suite_name: str, about: str, judgements: Sequence[Judgement], ended: str = ""
+) -> str:
+    """Return the document.
+
+    Args:
+        suite_name: The suite, in one word.
+        about: Whatever is judged.
+        judgements: One for each rule.
+        ended: Reason why the trial ended early, which is an error of its own; empty if it did not.
+    """
     count = dict.fromkeys(Verdict, 0)
-    suite = ET.Element("testsuite", name=f"dispatchd conformance {written_out(url)}")
+    suite = ET.Element("testsuite", name=f"dispatchd {suite_name} {written_out(about)}")
     for judgement in judgements:
         count[judgement.verdict] += 1
         rule = judgement.rule
         case = ET.SubElement(
             suite,
             "testcase",
-            classname=f"conformance.level{rule.level}",
+            classname=f"{suite_name}.level{judgement.level}",
             name=f"{rule.number} {rule.words}",
         )
         message = written_out(judgement.reason)
@@ -27,7 +36,7 @@ def junit_xml(url: str, judgements: Sequence[Judgement], ended: str) -> str:
             ET.SubElement(case, "skipped", message=message)
     if ended:
         case = ET.SubElement(
-            suite, "testcase", classname="conformance", name="the whole trial"
+            suite, "testcase", classname=suite_name, name="the whole trial"
         )
         ET.SubElement(case, "error", message=written_out(ended))
     suite.attrib |= {
