@@ -10,8 +10,8 @@ import anyio
 from attrs import evolve
 
 from bench.harness import folder, percentile
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.redaction.known_secrets import KnownSecrets

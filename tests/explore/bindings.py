@@ -11,9 +11,10 @@ from typing import Final
 from attrs import evolve, frozen
 
 from dispatchd.agent.domain import cancel
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.exit_table import Contract, Then
 from dispatchd.agent.domain.fence import ClaimAnswer, may_start
-from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob, cancelled
+from dispatchd.agent.domain.job import Attempt, TrackedJob, cancelled
 from dispatchd.agent.domain.phase import OWES, Debt, Event, Phase
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge

@@ -15,7 +15,8 @@ from attrs import define, field
 
 from dispatchd.agent.domain import runnable_workflows
 from dispatchd.agent.domain.delivery import Beat
-from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
+from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.loops.heartbeat import HeartbeatLoop

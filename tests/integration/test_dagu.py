@@ -159,7 +159,7 @@ async def test_a_run_outlives_its_server_which_decides_nothing_while_it_is_away(
         at.dagu.start()
         end = await at.finished("j")
 
-    assert "the server doesn't answer" in status.stdout
+    assert "its server doesn't answer" in status.stdout
     assert "exit code 4" in end["result_summary"]
     assert at.runs == 1
 

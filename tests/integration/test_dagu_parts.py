@@ -15,9 +15,13 @@ from dispatchd.agent.config.keys import Cloud, EngineEntry, EngineKind, File
 from dispatchd.agent.endpoint.open import engine_address_problem
 from dispatchd.agent.engines.claims import Claim, Files
 from dispatchd.agent.engines.dagu.client import Client
-from dispatchd.agent.engines.dagu.script import START, launch_text
-from dispatchd.agent.engines.dagu.site import Home, Site, order_stop
-from dispatchd.agent.engines.dagu.states import Run, ended, lost
+from dispatchd.agent.engines.dagu.executor import WORDS, DaguExecutor
+from dispatchd.agent.engines.dagu.states import Run
+from dispatchd.agent.engines.plugin.guard import Gone
+from dispatchd.agent.engines.port import State
+from dispatchd.agent.engines.submitted.ends import ended, lost
+from dispatchd.agent.engines.submitted.script import START, launch_text
+from dispatchd.agent.engines.submitted.site import Site, order_stop
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import MachineTime
 from dispatchd.protocol.outcome import Exit, FailureCause
@@ -28,8 +32,15 @@ NAME = "dd-0123456789ab-0123456789abcdef"
 
 
 def laid_out(folder: Path, command: list[str], **env: str) -> Files:
-    home = Home(state=folder, config=folder)
-    site = Site.of("d", EngineEntry(kind=EngineKind.DAGU), home, {}, MachineTime())
+    site = Site(
+        engine="d",
+        folder=folder / "dagu",
+        prefix="dd-",
+        time=MachineTime(),
+        executor=Gone(),
+        words=WORDS,
+        poll_s=1,
+    )
     text = launch_text(command, env, folder, folder / "output")
     site.lay_out(NAME, folder, text, has_secrets=True)
     return site.files(NAME, folder)
@@ -96,6 +107,23 @@ async def test_a_command_is_ended_by_a_signal_to_its_script(tmp_path: Path) -> N
 
     assert running.wait(20) == 9
     assert files.exit_code == 9
+
+
+async def test_the_exit_code_of_a_command_outlives_signals_at_its_end(
+    tmp_path: Path,
+) -> None:
+    command = "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done"
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        files = laid_out(folder, ["/bin/sh", "-c", command])
+        running = run_script(folder)
+        await until_up(folder)
+
+        while running.poll() is None:
+            running.send_signal(15)
+
+        assert (running.returncode, files.exit_code) == (9, 9)
 
 
 @pytest.mark.parametrize("signal_too", [True, False])
@@ -191,7 +219,9 @@ SAID = "failed to execute step: exit status 7"
 def test_the_exit_code_that_dagu_has_seen_counts(
     status: int, error: str, left: int | None, code: int | None
 ) -> None:
-    end = ended(Run(name=NAME, status=status, errors=(error,) if error else ()), left)
+    run = Run(name=NAME, status=status, errors=(error,) if error else ())
+
+    end = ended(WORDS, NAME, run.found(), left)
 
     assert isinstance(end, Exit)
     assert end.code == code
@@ -210,19 +240,23 @@ def test_the_exit_code_that_dagu_has_seen_counts(
     ],
 )
 def test_a_run_that_is_over_for_dagu_may_still_run(status: int, error: str) -> None:
-    assert ended(Run(name=NAME, status=status, errors=(error,)), None) is None
+    found = Run(name=NAME, status=status, errors=(error,)).found()
+
+    assert ended(WORDS, NAME, found, None) is None
 
 
 def test_a_lease_that_is_over_is_said_in_words() -> None:
     run = Run(name=NAME, status=FAILED, errors=("distributed run lease expired",))
 
-    assert lost(run).code is None
-    assert "lease was over" in lost(run).note
+    end = lost(WORDS, NAME, run.found())
+
+    assert end.code is None
+    assert "lease was over" in end.note
 
 
 @pytest.mark.parametrize("status", [0, 1, 5, 7, 9, 99])
 def test_a_state_that_is_not_known_as_an_end_decides_nothing(status: int) -> None:
-    assert not Run(name=NAME, status=status).is_final
+    assert Run(name=NAME, status=status).found().state is not State.ENDED
 
 
 def found(**more: object) -> bytes:
@@ -256,6 +290,41 @@ async def test_a_run_is_found_with_the_key(tmp_path: Path) -> None:
     assert run == Run(name=NAME, status=2, where="w1", errors=(f"a {SAID}",))
     assert request.path == f"/api/v2/dag-runs/dag/{NAME}"
     assert request.headers["authorization"] == "Bearer k-1"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"dagRuns": null}', []),
+        (b'{"dagRuns": []}', []),
+        (
+            b'{"dagRuns": [{"name": "dag", "dagRunId": "dd-a"}, {"name": "x", "dagRunId": "dd-b"}, {"name": "dag", "dagRunId": "y"}, 7]}',
+            ["dd-a", "dd-a"],
+        ),
+    ],
+)
+async def test_what_waits_and_runs_is_listed(body: bytes, expected: list[str]) -> None:
+    requests: list[Request] = []
+
+    def answer(request: Request) -> Reply:
+        requests.append(request)
+        return Reply(200, body=body)
+
+    with http_server(answer) as port:
+        client = Client(f"http://127.0.0.1:{port}/api/v2", None, {})
+        assert await DaguExecutor(client, "dag").names("dd-") == expected
+    assert [each.path for each in requests] == [
+        "/api/v2/dag-runs?name=dag&status=1",
+        "/api/v2/dag-runs?name=dag&status=5",
+    ]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"<html>"])
+async def test_a_list_that_isnt_dagus_is_silence(body: bytes) -> None:
+    with http_server(lambda _: Reply(200, body=body)) as port:
+        client = Client(f"http://127.0.0.1:{port}/api/v2", None, {})
+        with pytest.raises(EngineSilent):
+            await client.unfinished("dag")
 
 
 async def test_a_run_is_missing_only_if_dagu_says_so(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import anyio
 import pytest
 from attrs import evolve
 
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.isolation import Isolation, Network, PullPolicy
-from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local import bubblewrap
 from dispatchd.agent.engines.local.podman import name_of

@@ -13,8 +13,8 @@ import anyio
 import pytest
 from attrs import evolve
 
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.engines.local.gate import read_exit

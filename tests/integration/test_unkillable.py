@@ -11,8 +11,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.exit_table import Contract
-from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.agent.engines.chosen import Engines

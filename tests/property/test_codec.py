@@ -9,17 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import (
-    STEPS_KEPT,
-    Attempt,
+from dispatchd.agent.domain.executions.identities import (
     BatchJob,
     DagRun,
+    EngineRun,
     ProcessIdentity,
-    Step,
-    Terms,
-    TrackedJob,
 )
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.job import STEPS_KEPT, Attempt, Step, Terms, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.store.codec import SCHEMA_VERSION, decode, encode
 from dispatchd.errors import RecordTooNew, RecordUnreadable
@@ -79,6 +76,13 @@ dag_runs = st.builds(
     name=st.text(st.characters(), min_size=1, max_size=40),
     limit_s=st.floats(0, 1e9),
 )
+engine_runs = st.builds(
+    EngineRun,
+    engine=texts,
+    kind=st.text(st.characters(), min_size=1, max_size=40),
+    name=st.text(st.characters(), min_size=1, max_size=40),
+    limit_s=st.floats(0, 1e9),
+)
 terms = st.builds(
     Terms,
     retries=st.integers(0, 9),
@@ -97,6 +101,7 @@ attempts = st.builds(
     process=st.none() | processes,
     batch_job=st.none() | batch_jobs,
     dag_run=st.none() | dag_runs,
+    engine_run=st.none() | engine_runs,
     stop=st.none() | st.sampled_from(FailureCause),
     ended_at=st.none() | times,
     cause=st.none() | st.sampled_from(FailureCause),
@@ -179,6 +184,12 @@ FULL = TrackedJob(
             started_at=NOW,
             deadline_at=NOW,
             dag_run=DagRun(engine="d", url="u", dag="x", name="dd-1-3", limit_s=60.0),
+        ),
+        Attempt(
+            number=4,
+            started_at=NOW,
+            deadline_at=NOW,
+            engine_run=EngineRun(engine="t", kind="toy", name="dd-1-4", limit_s=60.0),
         ),
     ),
     verdict=Verdict(

@@ -92,6 +92,10 @@ class Dagu:
                         start_new_session=True,
                     )
 
+    def pid(self, name: str) -> int:
+        """Return the process id of the server or the scheduler."""
+        return self._processes[name].pid
+
     def kill(self, *names: str) -> None:
         """Kill -9 the server, the scheduler, or both, and wait until they are gone."""
         for name in names or tuple(self._processes):

@@ -49,7 +49,11 @@ class EngineScene:
         def look() -> dict[str, Any] | None:
             attempts = self.record(job_id).get("attempts", [])
             newest = attempts[-1] if attempts else {}
-            return newest.get("batch_job") or newest.get("dag_run")
+            return (
+                newest.get("batch_job")
+                or newest.get("dag_run")
+                or newest.get("engine_run")
+            )
 
         found = await until(look, 60, "the record")
         return dict(found or {})

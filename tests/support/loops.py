@@ -135,7 +135,10 @@ def catchers() -> list[str]:
         for file in _files(("",), ())
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.ExceptHandler)
-        and (node.type is None or ast.unparse(node.type) == "Exception")
+        and (
+            node.type is None
+            or "Exception" in {ast.unparse(each) for each in ast.walk(node.type)}
+        )
     ]
 
 

@@ -13,8 +13,9 @@ from attrs import define, field
 from typing_extensions import override
 
 from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
+from dispatchd.agent.domain.executions.identities import Identity, ProcessIdentity
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import Identity, ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.events import Progress
 from dispatchd.agent.store.jobs import JobStore

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 from attrs import define
 
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.store.runs import Runs

@@ -9,18 +9,15 @@ import attrs
 import pytest
 
 from dispatchd.agent.config import keys
-from dispatchd.agent.domain.exit_table import Contract
-from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import (
-    STEPS_KEPT,
-    Attempt,
+from dispatchd.agent.domain.executions.identities import (
     BatchJob,
     DagRun,
+    EngineRun,
     ProcessIdentity,
-    Step,
-    Terms,
-    TrackedJob,
 )
+from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.job import STEPS_KEPT, Attempt, Step, Terms, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.endpoint.wire import job_to_wire, read_delivery
@@ -119,6 +116,7 @@ def test_a_record_with_every_field_filled_keeps_the_contract() -> None:
         (ProcessIdentity, ("attempts", "items", "process")),
         (BatchJob, ("attempts", "items", "batch_job")),
         (DagRun, ("attempts", "items", "dag_run")),
+        (EngineRun, ("attempts", "items", "engine_run")),
         (Verdict, ("verdict",)),
         (Step, ("steps", "items")),
     ],

@@ -3,8 +3,9 @@ from datetime import timedelta
 import pytest
 from attrs import evolve
 
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.fence import ClaimAnswer, may_start
-from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause

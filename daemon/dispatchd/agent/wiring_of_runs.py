@@ -35,7 +35,11 @@ def execution(
     source: Source | None = None,
     guard: Guard = unguarded,
 ) -> Execution:
-    """Wire the objects that run the tracked jobs. `source` gives tokens to runs, `guard` keeps their files usable."""
+    """Wire the objects that run the tracked jobs. `source` gives tokens to runs, `guard` keeps their files usable.
+
+    Raises:
+        ConfigError: An engine of a third party can't be used.
+    """
     context, tracker, runs = shared.context, shared.tracker, shared.runs
     concluder = Concluder(
         tracker=tracker,
@@ -54,6 +58,7 @@ def execution(
             if record.attempt is not None and record.attempt.remote is not None
         ],
     )
+    engines.open()
     survivors = Survivors(engines, context.bugs)
     runner = AttemptRunner(
         tracking=shared,

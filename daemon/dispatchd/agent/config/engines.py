@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Final
 
@@ -30,6 +31,9 @@ _ALONE: Final = MappingProxyType(
 )
 """Keys that only one kind of engine knows."""
 
+GROUP: Final = "dispatchd.engines"
+"""Group of the entry points of engines of third parties."""
+
 _OPTION: Final = re.compile(r"--([a-z][a-z0-9-]*)(=[^\x00-\x1f\x7f]*)?")
 
 _LOCAL_ALONE: Final = (
@@ -52,15 +56,41 @@ def unfit_options(content: File) -> Iterator[tuple[str, str]]:
 def _foreign(entry: EngineEntry) -> Iterator[tuple[str, str]]:
     for kind, keys in _ALONE.items():
         for key in keys:
-            if kind is not entry.kind and getattr(entry, key):
+            if kind != entry.kind and getattr(entry, key):
                 yield key, f'must not stand beside kind = "{entry.kind}"'
+    if entry.settings and not entry.is_foreign:
+        yield "settings", f'must not stand beside kind = "{entry.kind}"'
 
 
 def _needed(entry: EngineEntry) -> Iterator[tuple[str, str]]:
-    if entry.kind is EngineKind.DAGU:
+    if entry.is_foreign:
+        yield from _unfound(entry.kind)
+    if entry.kind == EngineKind.DAGU:
         for key in ("url", "dag"):
             if not getattr(entry, key):
                 yield key, 'must be set with kind = "dagu"'
+
+
+def entry_points_of(kind: str) -> list[EntryPoint]:
+    """Return the entry points of a kind of engine: one, none, or those of several packages."""
+    return list(entry_points(group=GROUP, name=kind))
+
+
+def _unfound(kind: str) -> Iterator[tuple[str, str]]:
+    places = {each.value for each in entry_points_of(kind)}
+    if len(places) == 1:
+        return
+    if places:
+        yield (
+            "kind",
+            f"must be of one package alone; there are {', '.join(sorted(places))}",
+        )
+        return
+    known = [*EngineKind, *sorted(entry_points(group=GROUP).names)]
+    yield (
+        "kind",
+        f"must be one of {', '.join(known)}; no package here has an entry point {kind} of the group {GROUP}",
+    )
 
 
 def _problem(option: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from attrs import field, frozen
 
@@ -120,7 +120,7 @@ class Telemetry:
 
 
 class EngineKind(StrEnum):
-    """Kind of an engine beside this machine's own processes."""
+    """Kinds of engines, beside this machine's own processes, that need no package of a third party."""
 
     SLURM = "slurm"
     """A cluster's batch system, by its commands."""
@@ -132,7 +132,7 @@ class EngineKind(StrEnum):
 class EngineEntry:
     """Engine beside `local`, as it is written in the file. Empty values are left to its site."""
 
-    kind: EngineKind = field(default=EngineKind.SLURM, metadata=RESTART)
+    kind: str = field(default=EngineKind.SLURM, metadata=RESTART)
     slots: int = field(default=100, metadata=RESTART)
     queue_timeout_s: float = field(default=0.0, metadata=RESTART)
     poll_s: float = field(default=10.0, metadata=RESTART)
@@ -146,6 +146,13 @@ class EngineEntry:
     url: str = field(default="", metadata=RESTART)
     dag: str = field(default="", metadata=RESTART)
     key_file: str = field(default="", metadata=RESTART)
+    settings: Mapping[str, Any] = field(factory=dict, metadata=RESTART)
+    """Settings of a third party's engine, which its package checks."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """True if it is an engine of a third party."""
+        return self.kind not in set(EngineKind)
 
 
 @frozen(kw_only=True)

@@ -6,6 +6,14 @@ from typing import Final, Self
 from attrs import evolve, frozen
 from typing_extensions import override
 
+from dispatchd.agent.domain.executions.identities import (
+    BatchJob,
+    DagRun,
+    EngineRun,
+    Identity,
+    ProcessIdentity,
+    Remote,
+)
 from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.phase import TRANSITIONS, UNSTARTED, Event, Phase
@@ -16,57 +24,6 @@ from dispatchd.protocol.times import utc
 
 STEPS_KEPT: Final = 16
 """Most steps in a record (count): the last ones."""
-
-
-@frozen(kw_only=True)
-class ProcessIdentity:
-    """Identity of one process, never reused: pid, start time (clock ticks since boot), boot id.
-
-    The kernel reuses a bare pid; see proc_pid_stat(5), field 22, and random(4), boot_id.
-    """
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-
-
-@frozen(kw_only=True)
-class BatchJob:
-    """Identity of one job of a batch system: its name, which only one job of this machine ever has, says it all.
-
-    A controller may give an id to another job after it has forgotten one, so `job_id` alone is none. `engine` is the
-    name of its engine in the configuration of that time. `submitted_at` is the time at which it was submitted, held.
-    `limit_s` is the batch system's time limit of it (seconds).
-    """
-
-    engine: str
-    cluster: str
-    name: str
-    job_id: int
-    submitted_at: datetime
-    limit_s: float
-
-
-@frozen(kw_only=True)
-class DagRun:
-    """Identity of one run of a DAG: its id, which the daemon made before it told anybody, and which no other run has.
-
-    `engine` is the name of its engine in the configuration of that time, `url` the address of its server's API, `dag`
-    the name of the DAG. `limit_s` is the time after which a run is lost that has begun and is forgotten (seconds).
-    """
-
-    engine: str
-    url: str
-    dag: str
-    name: str
-    limit_s: float
-
-
-Remote = BatchJob | DagRun
-"""Identity of an execution that isn't a process of this machine's own."""
-
-Identity = ProcessIdentity | Remote
-"""Identity of an attempt's execution. The list is closed: a record of another kind is a newer release's."""
 
 
 @frozen(kw_only=True)
@@ -93,7 +50,7 @@ class Attempt:
     A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
     `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
     `summary` is the sentence about its end, without secrets. Attempts of earlier releases have no `terms` and no
-    `summary`. At most one of `process`, `batch_job` and `dag_run` is set: the attempt's identity. `deadline_at` is
+    `summary`. At most one of `process`, `batch_job`, `dag_run` and `engine_run` is set: the attempt's identity. `deadline_at` is
     that of a process; the others have their time from the beginning of the command.
     """
 
@@ -113,6 +70,7 @@ class Attempt:
     summary: str = ""
     batch_job: BatchJob | None = None
     dag_run: DagRun | None = None
+    engine_run: EngineRun | None = None
 
     @property
     def identity(self) -> Identity | None:
@@ -122,7 +80,7 @@ class Attempt:
     @property
     def remote(self) -> Remote | None:
         """Identity of its execution on an engine beside this machine's own processes; None if it has none there."""
-        return self.batch_job or self.dag_run
+        return self.batch_job or self.dag_run or self.engine_run
 
     def identified(self, identity: Identity) -> "Attempt":
         """Return the attempt with its identity."""
@@ -133,6 +91,8 @@ class Attempt:
                 return evolve(self, batch_job=identity)
             case DagRun():
                 return evolve(self, dag_run=identity)
+            case EngineRun():
+                return evolve(self, engine_run=identity)
 
 
 @frozen(kw_only=True)

@@ -1,25 +1,27 @@
 """Engines: each attempt goes to its own, by its identity, whatever is configured by now.
 
 Comes from the run loop, which knows one engine; goes to `local/` and, where one is configured or a record names it,
-to `slurm/` or `dagu/`, which nothing imports before.
+to `slurm/` or to `submitted/`, which executes by `dagu/` or `plugin/`. Nothing imports them before.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.keys import EngineEntry, EngineKind
-from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import (
+from dispatchd.agent.domain.executions.identities import (
     BatchJob,
     DagRun,
+    EngineRun,
     Identity,
     ProcessIdentity,
     Remote,
+    Submitted,
 )
+from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.launch import LOCAL, Launch
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.linux.clock import MachineTime
@@ -32,8 +34,8 @@ from dispatchd.protocol.outcome import (
 )
 
 if TYPE_CHECKING:
-    from dispatchd.agent.engines.dagu.engine import DaguEngine
     from dispatchd.agent.engines.slurm.engine import SlurmEngine
+    from dispatchd.agent.engines.submitted.engine import SubmittedEngine
 
 _GONE: Final = EngineEntry()
 """Settings of an engine that is in records, and no longer in the configuration: enough to follow its attempts."""
@@ -48,21 +50,40 @@ class Engines:
     owned: Callable[[], Iterable[Remote]] = field(default=tuple)
     """Returns the identities of all running records that aren't processes of this machine's own."""
     _slurm: dict[str, "SlurmEngine"] = field(factory=dict, init=False)
-    _dagu: dict[str, "DaguEngine"] = field(factory=dict, init=False)
+    _submitted: dict[tuple[str, ...], "SubmittedEngine"] = field(
+        factory=dict, init=False
+    )
+    """Engines by their names, their kinds, and what else tells two of a name apart."""
 
     @property
     def inherited(self) -> Mapping[str, str]:
         """Variables of the daemon's own environment that every run gets."""
         return self.local.inherited
 
-    def configured(self, name: str) -> "SlurmEngine | DaguEngine":
-        """Return an engine of the configuration by its name."""
+    def open(self) -> None:
+        """Open every engine of a third party, so that one that can't be used is known at the start.
+
+        Raises:
+            ConfigError: Its package or its settings can't be used.
+        """
+        for name, entry in self.current.config.engines.items():
+            if entry.is_foreign:
+                self.configured(name)
+
+    def configured(self, name: str) -> "SlurmEngine | SubmittedEngine":
+        """Return an engine of the configuration by its name.
+
+        Raises:
+            ConfigError: Its package or its settings can't be used.
+        """
         entry = self.current.config.engines.get(name, _GONE)
         match entry.kind:
             case EngineKind.SLURM:
                 return self.slurm(name)
             case EngineKind.DAGU:
-                return self.dagu(name, entry)
+                return self._dagu(name, entry)
+            case kind:
+                return self._foreign(name, kind)
 
     def slurm(self, name: str) -> "SlurmEngine":
         """Return a Slurm engine by its name."""
@@ -73,7 +94,7 @@ class Engines:
             entry = config.engines.get(name, _GONE)
             self._slurm[name] = SlurmEngine.of(
                 name,
-                entry if entry.kind is EngineKind.SLURM else _GONE,
+                entry if entry.kind == EngineKind.SLURM else _GONE,
                 config.state_folder,
                 self.local,
                 self._owned_names,
@@ -81,30 +102,50 @@ class Engines:
             )
         return self._slurm[name]
 
-    def dagu(self, name: str, gone: EngineEntry) -> "DaguEngine":
+    def _dagu(self, name: str, gone: EngineEntry) -> "SubmittedEngine":
         """Return a Dagu engine by its name; `gone` are its settings where it is no longer configured."""
-        if name not in self._dagu:
-            from dispatchd.agent.engines.dagu.engine import DaguEngine  # noqa: PLC0415  # costs nothing where there is none
-            from dispatchd.agent.engines.dagu.site import Home  # noqa: PLC0415
+        entry = self.current.config.engines.get(name, gone)
+        if entry.kind != EngineKind.DAGU:
+            entry = gone
+        # A run stays one of the DAG that it was made for.
+        key = (name, EngineKind.DAGU, gone.dag)
+        if key not in self._submitted:
+            from dispatchd.agent.engines.dagu import opened  # noqa: PLC0415  # costs nothing where there is none
 
-            config = self.current.config
-            entry = config.engines.get(name, gone)
-            self._dagu[name] = DaguEngine.of(
+            self._submitted[key] = opened.engine(
                 name,
-                entry if entry.kind is EngineKind.DAGU else gone,
-                Home(state=config.state_folder, config=config.file.parent),
+                evolve(entry, dag=gone.dag),
+                self.current.config,
                 self.local,
                 self._owned_names,
-                MachineTime(),
             )
-        return self._dagu[name]
+        return self._submitted[key]
+
+    def _foreign(self, name: str, kind: str) -> "SubmittedEngine":
+        """Return an engine of a third party by its name and its entry point.
+
+        Raises:
+            ConfigError: Its package or its settings can't be used.
+        """
+        key = (name, kind)
+        if key not in self._submitted:
+            from dispatchd.agent.engines.plugin import opened  # noqa: PLC0415  # costs nothing where there is none
+
+            self._submitted[key] = opened.engine(
+                name, kind, self.current.config, self.local, self._owned_names
+            )
+        return self._submitted[key]
+
+    def _of(self, run: Submitted) -> "SubmittedEngine":
+        match run:
+            case DagRun():
+                gone = EngineEntry(kind=EngineKind.DAGU, url=run.url, dag=run.dag)
+                return self._dagu(run.engine, gone)
+            case EngineRun():
+                return self._foreign(run.engine, run.kind)
 
     def _batch(self, job: BatchJob) -> "SlurmEngine":
         return self.slurm(job.engine)
-
-    def _dag(self, run: DagRun) -> "DaguEngine":
-        gone = EngineEntry(kind=EngineKind.DAGU, url=run.url, dag=run.dag)
-        return self.dagu(run.engine, gone)
 
     def _owned_names(self) -> set[str]:
         return {identity.name for identity in self.owned()}
@@ -129,16 +170,16 @@ class Engines:
                 return await self.local.recall(process, folder)
             case BatchJob():
                 return await self._batch(process).recall(process, folder)
-            case DagRun():
-                return await self._dag(process).recall(process, folder)
+            case DagRun() | EngineRun():
+                return await self._of(process).recall(process, folder)
 
     def forget(self, folder: Path) -> None:
         """Forget the secrets of an attempt that has been concluded, and whatever else is known of it."""
         self.local.forget(folder)
         for slurm in self._slurm.values():
             slurm.forget(folder)
-        for dagu in self._dagu.values():
-            dagu.forget(folder)
+        for submitted in self._submitted.values():
+            submitted.forget(folder)
 
     def queue_timeout_s(self, process: Identity) -> float:
         """Return the longest time of an attempt in its engine's queue (seconds); 0 for no limit."""
@@ -147,8 +188,8 @@ class Engines:
                 return 0.0
             case BatchJob():
                 return self._batch(process).settings.queue_timeout_s
-            case DagRun():
-                return self._dag(process).settings.queue_timeout_s
+            case DagRun() | EngineRun():
+                return self._of(process).queue_timeout_s
 
     async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
         """Let an attempt that has not begun begin within a time (seconds), and not later."""
@@ -157,8 +198,8 @@ class Engines:
                 pass
             case BatchJob():
                 await self._batch(process).permit(process, folder, left_s)
-            case DagRun():
-                await self._dag(process).permit(process, folder, left_s)
+            case DagRun() | EngineRun():
+                await self._of(process).permit(process, folder, left_s)
 
     async def withdraw(self, process: Identity, folder: Path) -> None:
         """Take an attempt back if it has not begun."""
@@ -167,8 +208,8 @@ class Engines:
                 pass
             case BatchJob():
                 await self._batch(process).withdraw(process, folder)
-            case DagRun():
-                await self._dag(process).withdraw(process, folder)
+            case DagRun() | EngineRun():
+                await self._of(process).withdraw(process, folder)
 
     async def until_begun(self, process: Identity, folder: Path) -> int | None:
         """Wait until an attempt's command has begun, or it has ended."""
@@ -177,8 +218,8 @@ class Engines:
                 return None
             case BatchJob():
                 return await self._batch(process).until_begun(process, folder)
-            case DagRun():
-                return await self._dag(process).until_begun(process, folder)
+            case DagRun() | EngineRun():
+                return await self._of(process).until_begun(process, folder)
 
     async def observe(
         self, process: Identity, folder: Path
@@ -189,8 +230,8 @@ class Engines:
                 return await self.local.observe(process, folder)
             case BatchJob():
                 return await self._batch(process).observe(process, folder)
-            case DagRun():
-                return await self._dag(process).observe(process, folder)
+            case DagRun() | EngineRun():
+                return await self._of(process).observe(process, folder)
 
     def describe(self, process: Identity) -> str:
         """Return where an attempt is and what it waits for, in words; empty for a process of this machine."""
@@ -199,8 +240,8 @@ class Engines:
                 return ""
             case BatchJob():
                 return self._batch(process).describe(process)
-            case DagRun():
-                return self._dag(process).describe(process)
+            case DagRun() | EngineRun():
+                return self._of(process).describe(process)
 
     def has_ended(self, process: Identity) -> bool:
         """Return whether an attempt has ended, observed or not."""
@@ -209,8 +250,8 @@ class Engines:
                 return self.local.has_ended(process)
             case BatchJob():
                 return self._batch(process).has_ended(process)
-            case DagRun():
-                return self._dag(process).has_ended(process)
+            case DagRun() | EngineRun():
+                return self._of(process).has_ended(process)
 
     async def stop(self, process: Identity, grace_s: float) -> bool:
         """End an attempt. Return whether force was needed."""
@@ -219,8 +260,8 @@ class Engines:
                 return await self.local.stop(process, grace_s)
             case BatchJob():
                 return await self._batch(process).stop(process)
-            case DagRun():
-                return await self._dag(process).stop(process, grace_s)
+            case DagRun() | EngineRun():
+                return await self._of(process).stop(process, grace_s)
 
     def usage(self, folder: Path) -> Usage | None:
         """Return the resources that an ended attempt used; None if they are unknown."""
@@ -233,5 +274,5 @@ class Engines:
                 return await self.local.clear(process, folder)
             case BatchJob():
                 return await self._batch(process).clear(process, folder)
-            case DagRun():
-                return await self._dag(process).clear(process, folder)
+            case DagRun() | EngineRun():
+                return await self._of(process).clear(process, folder)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from attrs import define, field, frozen
 
 from dispatchd import __version__
-from dispatchd.agent.domain.job import Identity
+from dispatchd.agent.domain.executions.identities import Identity
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.loops.intake import IntakeLoop

@@ -20,8 +20,9 @@ import structlog
 from anyio import to_thread
 from attrs import define, evolve, field
 
+from dispatchd.agent.domain.executions.identities import Identity
 from dispatchd.agent.domain.exit_table import Ending
-from dispatchd.agent.domain.job import Attempt, Identity, TrackedJob
+from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.trace import traceparent
 from dispatchd.agent.domain.workflow import Workflow

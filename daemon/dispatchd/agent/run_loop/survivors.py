@@ -12,7 +12,8 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
-from dispatchd.agent.domain.job import Identity, TrackedJob
+from dispatchd.agent.domain.executions.identities import Identity
+from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.concurrency.bug_fence import BugFence

@@ -13,7 +13,8 @@ from typing import Final
 import anyio
 from attrs import frozen
 
-from dispatchd.agent.domain.job import Attempt, Identity, ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.executions.identities import Identity, ProcessIdentity
+from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.store.evidence import last_activity_ns
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.agent.tracking.tracked_jobs import Tracking

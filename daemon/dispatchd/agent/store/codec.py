@@ -13,7 +13,7 @@ from dispatchd.errors import RecordTooNew, RecordUnreadable
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Json
 
-SCHEMA_VERSION: Final = 8
+SCHEMA_VERSION: Final = 9
 """Version that this release writes. It reads this version and every older one."""
 
 Record = dict[str, Json]
@@ -56,6 +56,11 @@ def _without_dag_runs(record: Record) -> Record:
     return record
 
 
+def _without_engine_runs(record: Record) -> Record:
+    """Change nothing: version 8 had no `engine_run` of an attempt."""
+    return record
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
     {
         1: _with_a_reason,
@@ -65,6 +70,7 @@ MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
         5: _without_terms,
         6: _without_batch_jobs,
         7: _without_dag_runs,
+        8: _without_engine_runs,
     }
 )
 """Migrations from each older version to the next one. A function in here is never edited once released."""

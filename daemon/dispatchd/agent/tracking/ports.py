@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
+from dispatchd.agent.domain.executions.identities import Identity
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import Identity, TrackedJob
+from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.events import Progress
 from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Unreachable, Usage

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dispatchd.agent.config.load import Places
-from dispatchd.agent.domain.job import Attempt, BatchJob, DagRun, Remote, TrackedJob
+from dispatchd.agent.domain.executions.identities import (
+    BatchJob,
+    DagRun,
+    EngineRun,
+    Remote,
+)
+from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.run.github_server import chosen
 from dispatchd.agent.store.codec import to_public
@@ -197,6 +203,8 @@ def _words(remote: Remote) -> str:
             return f"Slurm job {remote.job_id}"
         case DagRun():
             return f"Dagu run {remote.name}"
+        case EngineRun():
+            return f"{remote.kind} run {remote.name}"
 
 
 def _attempt(attempt: Attempt) -> str:

@@ -17,7 +17,7 @@ from anyio import to_thread
 from attrs import define, field
 
 from dispatchd import __version__
-from dispatchd.agent.engines.dagu.states import Run
+from dispatchd.agent.engines.dagu.states import UNFINISHED, Run
 from dispatchd.errors import (
     ConfigError,
     ContractViolation,
@@ -111,6 +111,25 @@ class Client:
         if text(document, "dagRunId") != name:
             message = f"{self.url} answers with something else than the id of the run"
             raise EngineSilent(message)
+
+    async def unfinished(self, dag: str) -> list[str]:
+        """Return the ids of the runs of a DAG that wait or run.
+
+        Raises:
+            EngineSilent: Nobody knows.
+            EngineRefused: The server doesn't say it to this machine.
+        """
+        ids: list[str] = []
+        for status in UNFINISHED:
+            document = await self._ask("GET", f"/dag-runs?name={dag}&status={status}")
+            if not isinstance(document, dict) or "dagRuns" not in document:
+                message = f"{self.url} answers with something else than runs"
+                raise EngineSilent(message)
+            # It is null where there are none.
+            found = document["dagRuns"] or []
+            runs = found if isinstance(found, list) else []
+            ids += [text(run, "dagRunId") for run in runs if text(run, "name") == dag]
+        return ids
 
     async def stop(self, dag: str, name: str) -> None:
         """Order the end of a run that has begun.

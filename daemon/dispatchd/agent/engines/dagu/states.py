@@ -1,4 +1,4 @@
-"""Dagu's states of a run, and what they say about an attempt. Pure."""
+"""Dagu's states of a run, and what they say about a run. Pure."""
 
 import re
 from types import MappingProxyType
@@ -6,23 +6,29 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.agent.engines.start_script import CLAIM_LOST, TOO_LATE
-from dispatchd.protocol.outcome import Exit, FailureCause
+from dispatchd.agent.engines.port import Found, State
 
 _FAILED: Final = 2
 _ABORTED: Final = 3
 _SUCCEEDED: Final = 4
 _PARTIALLY: Final = 6
 _REJECTED: Final = 8
+_RUNNING: Final = 1
+_QUEUED: Final = 5
+
+_WAITING: Final = (0, _QUEUED)
+
+UNFINISHED: Final = (_RUNNING, _QUEUED)
+"""States of runs that are over at some time, by whose numbers the server lists them."""
 
 _WORDS: Final = MappingProxyType(
     {
         0: "not started",
-        1: "running",
+        _RUNNING: "running",
         _FAILED: "failed",
         _ABORTED: "aborted",
         _SUCCEEDED: "succeeded",
-        5: "queued",
+        _QUEUED: "queued",
         _PARTIALLY: "partially succeeded",
         7: "waiting",
         _REJECTED: "rejected",
@@ -33,9 +39,6 @@ _WORDS: Final = MappingProxyType(
 _FINAL: Final = (_FAILED, _ABORTED, _SUCCEEDED, _PARTIALLY, _REJECTED)
 
 _CODE: Final = re.compile(r"exit status ([0-9]{1,3})\b")
-
-KILLED: Final = 137
-"""Exit code of a command that SIGKILL has ended."""
 
 _QUOTING: Final = "recent stderr"
 """Beginning of the part of a message that Dagu quotes from what a step printed."""
@@ -82,54 +85,18 @@ class Run:
         found = [_CODE.search(error) for error in self._own_errors]
         return next((int(each[1]) for each in found if each is not None), None)
 
-    @property
-    def came_late(self) -> bool:
-        """True if its script had no permission to begin any more, if that script has claimed nothing."""
-        return self.code == TOO_LATE
-
-    def described(self) -> str:
-        """Return its place and state in words."""
-        word = _WORDS.get(self.status, f"in state {self.status}")
-        where = f" on {self.where}" if self.where else ""
-        return f"Dagu run {self.name}: {word}{where}"
-
-    def explained(self) -> str:
-        """Return its state in words, with the first message of it."""
-        why = f" ({self.errors[0]})" if self.errors else ""
-        return f"{self.described()}{why}"
-
-
-def ended(run: Run, exit_file: int | None) -> Exit | None:
-    """Return how an attempt ended whose run is over for Dagu; None if nobody knows whether its script has ended.
-
-    The code that Dagu has seen counts; the one in the file is that of the attempt's own script, which it could write.
-    """
-    code = run.code
-    if code is None or code == CLAIM_LOST or (code == 0 and exit_file is not None):
-        # A second script of a run that somebody repeated, an end that says nothing, or a DAG that forgives a failure.
-        code = exit_file
-    if code is None:
-        return None
-    if run.is_stopped:
-        note = f"{run.described()}."
-        return Exit(
-            code=code,
-            cause=FailureCause.CANCELLED,
-            escalated=code == KILLED,
-            note=note,
+    def found(self) -> Found:
+        """Return it as every engine says it."""
+        state = State.WAITING if self.status in _WAITING else State.RUNNING
+        reason = self.errors[0] if self.errors else ""
+        if self.is_given_up:
+            reason = f"its worker's lease was over: {reason}"
+        return Found(
+            state=State.ENDED if self.is_final else state,
+            code=self.code,
+            words=_WORDS.get(self.status, f"in state {self.status}"),
+            where=self.where,
+            reason=reason,
+            is_stopped=self.is_stopped,
+            is_given_up=self.is_given_up,
         )
-    if run.is_given_up and code:
-        return lost(run)
-    if run.code is None and run.status == _FAILED:
-        note = f"{run.explained()}; the exit code is the one that its script left."
-        return Exit(code=code, note=note)
-    return Exit(code=code)
-
-
-def lost(run: Run) -> Exit:
-    """Return the end of an attempt that was given up: its command may have done anything."""
-    if run.is_given_up:
-        note = f"Dagu gave up run {run.name}, because its worker's lease was over: {run.errors[0]}."
-        return Exit(code=None, note=note)
-    note = f"{run.explained()}, and its script left no exit code."
-    return Exit(code=None, note=note)

@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 from attrs import define, field
 
-from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.engines.local.cgroup import Cgroups, Group
 from dispatchd.agent.engines.local.gate import read_leftovers
 from dispatchd.agent.engines.local.process import (

@@ -18,8 +18,8 @@ import structlog
 from anyio import to_thread
 from attrs import define, field
 
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Checkout, Launch
 from dispatchd.agent.domain.runnable_workflows import Machine
 from dispatchd.agent.engines.local import bubblewrap

@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
-from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.enclosure import Enclosed
 from dispatchd.agent.engines.local.process import boot_id, identify

@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.linux.subreaper import descendants_of
 from dispatchd.protocol.outcome import Survivor
 

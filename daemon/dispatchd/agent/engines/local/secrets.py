@@ -15,7 +15,7 @@ from typing import Final
 import anyio
 from attrs import field, frozen
 
-from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.secret import SecretSource
 from dispatchd.agent.engines.local.gate import of_command

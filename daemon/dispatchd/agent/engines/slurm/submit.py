@@ -15,7 +15,7 @@ from anyio import to_thread
 from attrs import define, field
 
 from dispatchd.agent.config.engines import OWN_KEYS
-from dispatchd.agent.domain.job import BatchJob
+from dispatchd.agent.domain.executions.identities import BatchJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.claims import Files, remove
 from dispatchd.agent.engines.slurm.script import batch_script, launch_text

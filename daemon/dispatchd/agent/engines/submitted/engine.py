@@ -1,29 +1,29 @@
-"""The Dagu engine: attempts as runs of a DAG, each recorded under an id of ours, then enqueued.
+"""Attempts on an engine that executes scripts: each recorded under an id of ours, then submitted.
 
-Comes from `chosen.py`; a start continues in `start.py`. What the server says of a run decides, once its script has
+Comes from `chosen.py`; a start continues in `start.py`. What the engine says of a start decides, once its script has
 ended; what it doesn't know is decided by the claim (`claims.py`); while it is silent nothing is decided.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import anyio
 import structlog
 from anyio import to_thread
-from attrs import define, field
+from attrs import define, evolve, field
 
-from dispatchd.agent.config.keys import EngineEntry
-from dispatchd.agent.domain.job import DagRun
+from dispatchd.agent.domain.executions.identities import Submitted
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.claims import Claim, Files, remove
-from dispatchd.agent.engines.dagu.script import GRACE_S
-from dispatchd.agent.engines.dagu.site import Home, Site, order_stop
-from dispatchd.agent.engines.dagu.start import Starter
-from dispatchd.agent.engines.dagu.states import KILLED, Run, ended, lost
+from dispatchd.agent.engines.port import Executor, Found, State
 from dispatchd.agent.engines.starts import Supplier
+from dispatchd.agent.engines.submitted.ends import KILLED, came_late, ended, lost
+from dispatchd.agent.engines.submitted.script import GRACE_S
+from dispatchd.agent.engines.submitted.site import Site, order_stop
+from dispatchd.agent.engines.submitted.start import Starter
 from dispatchd.errors import EngineRefused, EngineSilent
-from dispatchd.linux.clock import TimeSource
 from dispatchd.protocol.outcome import (
     Cleared,
     Exit,
@@ -33,26 +33,26 @@ from dispatchd.protocol.outcome import (
 )
 
 _STOP_AGAIN_S: Final = 10.0
-"""Time between two orders to end a run (seconds): Dagu's answer doesn't say what came of one."""
+"""Time between two orders to end a run (seconds): an answer doesn't say what came of one."""
 
 _SOON_S: Final = 1.0
-"""Shortest time between two questions about a run (seconds); each further one takes half as long again."""
+"""Shortest time between two questions about a start (seconds); each further one takes half as long again."""
 
 _MISSES: Final = 2
-"""Answers in a row that a run isn't there before that counts (count): Dagu says it of a file too that it can't read."""
+"""Answers in a row that a start isn't there before that counts (count): Dagu says it of a file too that it can't read."""
 
 _LEAVES_WITHIN_S: Final = 60.0
-"""Longest time from the end of a run at Dagu to the exit code of its script (seconds), which is ended meanwhile."""
+"""Longest time from the end of a start at its engine to the exit code of its script (seconds), which is ended meanwhile."""
 
 _MARGIN_S: Final = 900.0
-"""Time after its limit at which a run is lost that has begun and that Dagu has forgotten (seconds)."""
+"""Time after its limit at which a start is lost that has begun and that its engine has forgotten (seconds)."""
 
 
 @define
 class _Followed:
-    """Run that somebody waits for."""
+    """Start that somebody waits for."""
 
-    run: Run | None = field(default=None, init=False)
+    found: Found | None = field(default=None, init=False)
     """The last news of it."""
     pause_s: float = field(default=0.0, init=False)
     misses: int = field(default=0, init=False)
@@ -65,11 +65,11 @@ class _Followed:
     escalated: bool = field(default=False, init=False)
     folder: Path | None = field(default=None, init=False)
 
-    def see(self, run: Run | None, longest_s: float) -> None:
+    def see(self, found: Found | None, longest_s: float) -> None:
         """Note what a question was answered with, and when to ask again."""
-        is_news = run is None or self.run is None or run.status != self.run.status
-        self.misses = self.misses + 1 if run is None else 0
-        self.run = run or self.run
+        is_news = found is None or found != self.found
+        self.misses = self.misses + 1 if found is None else 0
+        self.found = found or self.found
         is_soon = is_news or self.is_stopping or self.over_at is not None
         self.pause_s = _SOON_S if is_soon else min(1.5 * self.pause_s, longest_s)
 
@@ -81,14 +81,15 @@ class _Followed:
 
 
 @define
-class DaguEngine:
-    """Runs attempts as runs of one DAG."""
+class SubmittedEngine:
+    """Runs attempts by an `Executor`. `identity` returns that of a start from its id and its limit (seconds)."""
 
-    settings: EngineEntry
+    queue_timeout_s: float
     _site: Site
     _supplier: Supplier
     _owned: Callable[[], set[str]]
-    """Returns the ids of all runs that running records own."""
+    """Returns the ids of all starts that running records own."""
+    _identity: Callable[[str, float], Submitted]
     _starter: Starter = field(init=False)
     _followed: dict[str, _Followed] = field(factory=dict, init=False)
     _silence: Unreachable | None = field(default=None, init=False)
@@ -98,58 +99,58 @@ class DaguEngine:
 
     @_starter.default
     def _new_starter(self) -> Starter:
-        return Starter(self._site)
+        return Starter(self._site, self._identity)
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        settings: EngineEntry,
-        home: Home,
-        supplier: Supplier,
-        owned: Callable[[], set[str]],
-        time: TimeSource,
-    ) -> Self:
-        """Return the engine of a daemon, by its name in the configuration."""
-        site = Site.of(name, settings, home, supplier.environment, time)
-        return cls(settings, site, supplier, owned)
+    @property
+    def executor(self) -> Executor:
+        """The engine's own calls."""
+        return self._site.executor
+
+    def through(self, executor: Executor) -> "SubmittedEngine":
+        """Return an engine that does all the same by other calls."""
+        site = evolve(self._site, executor=executor)
+        return SubmittedEngine(
+            self.queue_timeout_s, site, self._supplier, self._owned, self._identity
+        )
 
     async def start(
-        self, launch: Launch, record: Callable[[DagRun], Awaitable[None]]
+        self, launch: Launch, record: Callable[[Submitted], Awaitable[None]]
     ) -> None:
-        """Start an attempt: `record` is awaited with its identity before the run is enqueued."""
+        """Start an attempt: `record` is awaited with its identity before it is submitted."""
         env = await self._supplier.supply(launch)
         await self._starter.start(launch, env, record)
 
-    async def recall(self, process: DagRun, folder: Path) -> bool:
+    async def recall(self, process: Submitted, folder: Path) -> bool:
         """Return whether the secrets of an attempt are known, or it has none."""
         if self._supplier.knows(folder):
             return True
         return not await self._site.had_secrets(process.name, folder)
 
-    async def permit(self, process: DagRun, folder: Path, left_s: float) -> None:
-        """Let a run that has not begun begin within a time (seconds), and not later: its script looks at the clock.
+    async def permit(self, process: Submitted, folder: Path, left_s: float) -> None:
+        """Let a start that has not begun begin within a time (seconds), and not later: its script looks at the clock.
 
         Raises:
             SpawnFailed: The disk refuses it; the permission before it expires.
         """
-        await self._site.permit(process.name, folder, left_s, by="dagu")
+        await self._site.permit(
+            process.name, folder, left_s, by=self._site.words.engine
+        )
 
-    async def withdraw(self, process: DagRun, folder: Path) -> None:
-        """Take a run back if it has not begun."""
+    async def withdraw(self, process: Submitted, folder: Path) -> None:
+        """Take a start back if it has not begun."""
         if await self._site.is_taken_back(process.name, folder):
             await self._cancel(process)
             self._of(process).hurry.set()
 
-    async def until_begun(self, process: DagRun, folder: Path) -> int | None:
-        """Wait until a run's script has begun, or the run has ended. Return the stamp of its claim."""
+    async def until_begun(self, process: Submitted, folder: Path) -> int | None:
+        """Wait until a script has begun, or has ended. Return the stamp of its claim."""
         await self._of(process).begun.wait()
         return await self._site.begun_ns(process.name, folder)
 
     async def observe(
-        self, process: DagRun, folder: Path
+        self, process: Submitted, folder: Path
     ) -> Exit | NeverStarted | Unreachable:
-        """Wait for the end of a run, or for another silence of its server."""
+        """Wait for the end of a start, or for another silence of its engine."""
         followed, files = self._of(process), self._site.files(process.name, folder)
         followed.folder = folder
         while True:
@@ -160,7 +161,7 @@ class DaguEngine:
                 self._log.error(
                     "attempt_unreadable", name=process.name, error=str(error)
                 )
-                followed.pause_s = self._poll_s
+                followed.pause_s = self._site.poll_s
                 continue
             if end is not None and not isinstance(end, Unreachable):
                 followed.escalated = isinstance(end, Exit) and (
@@ -175,9 +176,9 @@ class DaguEngine:
                 return end
 
     async def _look(
-        self, process: DagRun, files: Files, followed: _Followed
+        self, process: Submitted, files: Files, followed: _Followed
     ) -> Exit | NeverStarted | Unreachable | None:
-        """Return how a run has ended; None if it continues, or nobody knows.
+        """Return how a start has ended; None if it continues, or nobody knows.
 
         Raises:
             OSError: Its files can't be used now.
@@ -191,85 +192,84 @@ class DaguEngine:
             case Claim.NOBODY:
                 pass
         try:
-            run = await self._site.client.find(process.dag, process.name)
+            found = await self._site.executor.find(process.name)
         except (EngineSilent, EngineRefused) as error:
             return await self._unheard(process, files, followed, error)
         self._silence = None
-        followed.see(run, self._poll_s)
-        if run is None:
+        followed.see(found, self._site.poll_s)
+        if found is None:
             if followed.misses < _MISSES:
                 return None
             return await self._forgotten(process, files, followed)
-        if not run.is_final:
+        if found.state is not State.ENDED:
             return None
-        return await self._final(run, files, followed)
+        return await self._final(process.name, found, files, followed)
 
     async def _unheard(
         self,
-        process: DagRun,
+        process: Submitted,
         files: Files,
         followed: _Followed,
         error: EngineSilent | EngineRefused,
     ) -> Exit | Unreachable:
         """Return that nothing is decided, unless its script has left its exit code, and nobody should or will say more."""
-        followed.pause_s = min(max(_SOON_S, 1.5 * followed.pause_s), self._poll_s)
+        followed.pause_s = min(max(_SOON_S, 1.5 * followed.pause_s), self._site.poll_s)
         is_refused = isinstance(error, EngineRefused)
         if followed.is_stopping or is_refused:
             followed.pause_s = _SOON_S
             code = await to_thread.run_sync(lambda: files.exit_code)
             if code is not None:
                 why = "refuses this machine" if is_refused else "doesn't answer"
-                note = f"Dagu run {process.name}: its server {why}; the exit code is the one that its script left."
+                words = self._site.words
+                note = f"{words.execution} {process.name}: {words.controller} {why}; the exit code is the one that its script left."
                 return Exit(code=code, note=note)
         since = self._site.now() if self._silence is None else self._silence.since
         self._silence = Unreachable(str(error), since)
         return self._silence
 
-    @property
-    def _poll_s(self) -> float:
-        return self.settings.poll_s
-
     async def _final(
-        self, run: Run, files: Files, followed: _Followed
+        self, name: str, found: Found, files: Files, followed: _Followed
     ) -> Exit | NeverStarted | None:
-        """Return how a run has ended that is over for Dagu; None while its script may still run."""
+        """Return how a start has ended that is over for its engine; None while its script may still run."""
+        words = self._site.words
         begun = await to_thread.run_sync(lambda: files.claim) is Claim.JOB
         claim = Claim.JOB if begun else await to_thread.run_sync(files.take)
         if claim is Claim.DAEMON:
-            if run.came_late:
+            if came_late(found):
                 return NeverStarted()
-            cause = FailureCause.CANCELLED if run.is_stopped else None
-            asked = "" if run.is_stopped else " Does its DAG run it?"
-            note = f"{run.explained()}; its script never began.{asked}"
+            cause = FailureCause.CANCELLED if found.is_stopped else None
+            asked = "" if found.is_stopped else words.unbegun
+            note = f"{words.explained(name, found)}; its script never began.{asked}"
             return Exit(code=None, cause=cause, note=note)
         code = await to_thread.run_sync(lambda: files.exit_code)
-        end = ended(run, code) if claim is Claim.JOB else None
+        end = ended(words, name, found, code) if claim is Claim.JOB else None
         if end is not None:
             return end
-        # A run that Dagu has given up may still run; its script ends it without Dagu.
+        # What the engine has given up may still run; its script ends it alone.
         now = self._site.time.monotonic()
         if followed.over_at is None:
             followed.over_at, followed.pause_s = now, _SOON_S
             await to_thread.run_sync(order_stop, files, GRACE_S)
-        return lost(run) if now - followed.over_at > _LEAVES_WITHIN_S else None
+        is_late = now - followed.over_at > _LEAVES_WITHIN_S
+        return lost(words, name, found) if is_late else None
 
     async def _forgotten(
-        self, process: DagRun, files: Files, followed: _Followed
+        self, process: Submitted, files: Files, followed: _Followed
     ) -> Exit | NeverStarted | None:
-        """Return how a run has ended that its server doesn't know: it may run all the same, or come to be there.
+        """Return how a start has ended that its engine doesn't know: it may run all the same, or come to be there.
 
         Whoever has the claim has decided whether it ever begins.
         """
-        said = f"Dagu doesn't know run {process.name}"
+        said = f"{self._site.words.engine} doesn't know run {process.name}"
         code = await to_thread.run_sync(lambda: files.exit_code)
         if code is not None:
             note = f"{said}; the exit code is the one that its script left."
             return Exit(code=code, note=note)
         if await to_thread.run_sync(files.take) is Claim.DAEMON:
-            self._log.warning("dagu_run_taken_back", name=process.name)
+            self._log.warning("engine_start_taken_back", name=process.name)
             return NeverStarted()
         followed.begun.set()
-        followed.pause_s = self._poll_s
+        followed.pause_s = self._site.poll_s
         stamp = await to_thread.run_sync(lambda: files.begun_ns)
         left_s = 0.0
         if stamp is not None:
@@ -278,26 +278,24 @@ class DaguEngine:
             return None
         return Exit(code=None, note=f"{said}, and it left no exit code in its time.")
 
-    async def _cancel(self, process: DagRun) -> None:
-        """Order the end of a run, wherever it is."""
-        client = self._site.client
+    async def _cancel(self, process: Submitted) -> None:
+        """Order the end of a start, wherever it is."""
         try:
-            try:
-                await client.stop(process.dag, process.name)
-            except EngineRefused:
-                await client.dequeue(process.dag, process.name)
+            await self._site.executor.stop(process.name)
         except EngineRefused:
             # It is over, or not there: whoever observes it learns that.
             pass
         except EngineSilent as error:
-            self._log.warning("dagu_stop_failed", name=process.name, reason=str(error))
+            self._log.warning(
+                "engine_stop_failed", name=process.name, reason=str(error)
+            )
 
-    def has_ended(self, process: DagRun) -> bool:
-        """Return whether a run's end is known."""
+    def has_ended(self, process: Submitted) -> bool:
+        """Return whether a start's end is known."""
         return self._of(process).ended.is_set()
 
-    async def stop(self, process: DagRun, grace_s: float) -> bool:
-        """End a run, and return when its end is known: whether SIGKILL was needed."""
+    async def stop(self, process: Submitted, grace_s: float) -> bool:
+        """End a start, and return when its end is known: whether SIGKILL was needed."""
         followed = self._of(process)
         followed.is_stopping = True
         while not followed.ended.is_set():
@@ -310,8 +308,10 @@ class DaguEngine:
                 await followed.ended.wait()
         return followed.escalated
 
-    async def _order_stop(self, process: DagRun, folder: Path, grace_s: float) -> None:
-        """See to it that a run doesn't begin, or else that its script ends it."""
+    async def _order_stop(
+        self, process: Submitted, folder: Path, grace_s: float
+    ) -> None:
+        """See to it that a script doesn't begin, or else that its script ends it."""
         files = self._site.files(process.name, folder)
         try:
             if await to_thread.run_sync(files.take) is not Claim.DAEMON:
@@ -319,7 +319,7 @@ class DaguEngine:
         except OSError as error:
             self._log.error("attempt_unreadable", name=process.name, error=str(error))
 
-    async def clear(self, process: DagRun, folder: Path) -> Cleared:
+    async def clear(self, process: Submitted, folder: Path) -> Cleared:
         """Remove what the engine has left in its files; its script has ended the processes."""
         files = self._site.files(process.name, folder)
         await to_thread.run_sync(files.remove_launch)
@@ -327,27 +327,63 @@ class DaguEngine:
         return Cleared()
 
     def forget(self, folder: Path) -> None:
-        """Forget the runs of an attempt that has been concluded."""
+        """Forget the starts of an attempt that has been concluded."""
         for name, followed in list(self._followed.items()):
             if followed.folder == folder:
                 del self._followed[name]
 
-    def describe(self, process: DagRun) -> str:
-        """Return where a run is, in words."""
+    def describe(self, process: Submitted) -> str:
+        """Return where a start is, in words."""
         followed = self._followed.get(process.name)
-        run = None if followed is None else followed.run
-        words = f"Dagu run {process.name}, of which there is no news yet"
-        if run is not None:
-            words = run.described()
+        found, words = None if followed is None else followed.found, self._site.words
+        said = f"{words.execution} {process.name}, of which there is no news yet"
+        if found is not None:
+            said = words.described(process.name, found)
         if self._silence is None:
-            return words
-        return f"{words}; the server doesn't answer: {self._silence.reason}"
+            return said
+        return f"{said}; {words.controller} doesn't answer: {self._silence.reason}"
+
+    async def orphans(self) -> frozenset[str]:
+        """Return the ids of starts that wait or run at the engine, and that no record owns.
+
+        Raises:
+            EngineSilent: Nobody knows.
+            EngineRefused: The engine doesn't say it to this machine.
+        """
+        # Before the owners: what is prepared now isn't listed yet.
+        listed = frozenset(await self._site.executor.names(self._site.prefix))
+        return listed - self._starter.preparing - self._owned()
 
     async def tidy(self) -> None:
-        """Remove the files of starts that nobody owns, and of ended ones, with their secrets."""
-        names = await to_thread.run_sync(self._site.names)
-        for name in names - self._starter.preparing - self._owned():
-            await to_thread.run_sync(self._site.remove_start, name)
+        """Remove the files of starts that nobody owns, and of ended ones, with their secrets; end what still runs of them.
 
-    def _of(self, process: DagRun) -> _Followed:
+        A start whose files aren't here may be another machine's, with the same names of host and folder, and is left alone.
+        """
+        names = await to_thread.run_sync(self._site.names)
+        stale = names - self._starter.preparing - self._owned()
+        if not stale:
+            return
+        try:
+            orphans = await self.orphans()
+        except (EngineSilent, EngineRefused) as error:
+            self._log.info("engine_not_tidied", reason=str(error))
+            orphans = frozenset(stale)
+        for name in stale:
+            if name not in orphans:
+                await to_thread.run_sync(self._site.remove_start, name)
+                continue
+            self._log.warning("engine_start_without_owner", name=name)
+            await to_thread.run_sync(self._give_up, name)
+            with suppress(EngineSilent, EngineRefused):
+                await self._site.executor.stop(name)
+
+    def _give_up(self, name: str) -> None:
+        """Take a start back that nobody owns, or order its script to end. Blocks."""
+        files = Files(self._site.link(name))
+        with suppress(OSError):
+            files.remove_launch()
+            if files.take() is not Claim.DAEMON:
+                order_stop(files, GRACE_S)
+
+    def _of(self, process: Submitted) -> _Followed:
         return self._followed.setdefault(process.name, _Followed())

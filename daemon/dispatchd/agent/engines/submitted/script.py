@@ -1,8 +1,9 @@
-"""Texts for whoever executes a DAG: the script that is its command, and the attempt's own file that it reads. Pure.
+"""Texts for whoever executes a start: its script, and the attempt's own file that it reads. Pure.
 
-The script begins again without the environment of Dagu, which may have keys in it, claims the attempt, and runs the
-command in a session of its own. SIGTERM, or the file `stop`, ends that session: SIGTERM, then SIGKILL after the
-seconds in that file, because Dagu never sends SIGKILL. If the script itself is killed, its watcher ends the session.
+The script begins again without the environment of its engine, which may have keys in it, claims the attempt, and runs
+the command in a session of its own. SIGTERM, or the file `stop`, ends that session: SIGTERM, then SIGKILL after the
+seconds in that file, because an engine may never send SIGKILL (Dagu). If the script itself is killed, its watcher ends
+the session.
 The second file has the environment and the secrets, and is removed by its own first line.
 """
 
@@ -64,7 +65,7 @@ dispatchd_stop=
 dispatchd_killer=
 dispatchd_code=
 dispatchd_end() {{
-  dispatchd_stop=1
+  dispatchd_stop=1 dispatchd_again=1
   [ -n "$dispatchd_pid" ] && [ -z "$dispatchd_killer" ] || return 0
   dispatchd_grace=$(cat {STOP} 2>/dev/null)
   case "$dispatchd_grace" in '' | *[!0-9]*) dispatchd_grace={GRACE_S} ;; esac
@@ -82,11 +83,12 @@ dispatchd_watch=$!
 while [ ! -e {_WATCHED} ] && kill -0 "$dispatchd_watch" 2>/dev/null; do sleep 0.01; done
 {background}[ -z "$dispatchd_stop" ] || dispatchd_end
 while :; do
+  dispatchd_again=
   wait "$dispatchd_pid"
   dispatchd_next=$?
   [ "$dispatchd_next" = 127 ] && [ -n "$dispatchd_code" ] && break
   dispatchd_code=$dispatchd_next
-  kill -0 "$dispatchd_pid" 2>/dev/null || break
+  [ -n "$dispatchd_again" ] || break
 done
 kill -KILL "$dispatchd_watch" ${{dispatchd_killer:+"$dispatchd_killer"}} 2>/dev/null
 kill -KILL "-$dispatchd_pid" 2>/dev/null

@@ -1,0 +1,1 @@
+"""Executions of attempts, wherever they are. Pure."""
