@@ -3,17 +3,23 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
+from attrs import frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatchd.agent.config.engines import OURS, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import Cloud, EngineEntry, File, WorkflowEntry
+from dispatchd.agent.domain.executions.identities import BatchJob
+from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.claims import Claim, Files
 from dispatchd.agent.engines.slurm.commands import Commands
+from dispatchd.agent.engines.slurm.engine import SlurmEngine
 from dispatchd.agent.engines.slurm.listing import Listings
 from dispatchd.agent.engines.slurm.script import batch_script, launch_text
 from dispatchd.agent.engines.slurm.site import Site
@@ -21,7 +27,7 @@ from dispatchd.agent.engines.slurm.states import Row, ended, parsed
 from dispatchd.agent.engines.start_script import LAUNCH
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import MachineTime
-from dispatchd.protocol.outcome import Exit, FailureCause
+from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted, Unreachable
 from support.until import until
 
 SHELLS = [name for name in ("dash", "bash") if Path(f"/bin/{name}").exists()]
@@ -29,7 +35,7 @@ shells = pytest.mark.parametrize("shell", SHELLS)
 
 
 def laid_out(folder: Path, command: list[str], **env: str) -> Files:
-    files = Files.create(folder / "start", folder / "links" / "dd-a-1")
+    files = Files.create(folder / "dd-start", folder / "links" / "dd-a-1")
     text = launch_text(command, env, folder, folder / "output")
     files.write_launch(text, has_secrets=True)
     return files
@@ -38,7 +44,10 @@ def laid_out(folder: Path, command: list[str], **env: str) -> Files:
 def run_script(folder: Path, shell: str = "sh") -> subprocess.Popen[bytes]:
     script = batch_script(folder / "links" / "dd-a-1")
     return subprocess.Popen(
-        [shell, "-c", script], env={"PATH": os.defpath, "SLURM_JOB_ID": "7"}
+        [shell, "-c", script],
+        # As sbatch hands it on.
+        env={"PATH": os.defpath, "SLURM_JOB_ID": "7", "LC_ALL": "C"},
+        process_group=0,
     )
 
 
@@ -46,7 +55,7 @@ def run_script(folder: Path, shell: str = "sh") -> subprocess.Popen[bytes]:
 def test_a_script_claims_its_attempt_runs_its_command_once_and_leaves_its_code(
     tmp_path: Path, shell: str
 ) -> None:
-    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran; exit 7"])
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran ${LC_ALL-}; exit 7"])
     assert (files.folder / LAUNCH).stat().st_mode & 0o777 == 0o600
 
     assert run_script(tmp_path, shell).wait(20) == 7
@@ -57,6 +66,34 @@ def test_a_script_claims_its_attempt_runs_its_command_once_and_leaves_its_code(
     assert files.take() is Claim.JOB
     assert files.begun_ns is not None
     assert not (files.folder / LAUNCH).exists()
+
+
+async def test_the_exit_code_of_a_command_outlives_signals_at_its_end(
+    tmp_path: Path,
+) -> None:
+    command = "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done"
+    files = laid_out(tmp_path, ["/bin/sh", "-c", command])
+    running = run_script(tmp_path)
+    output = tmp_path / "output"
+    await until(lambda: output.exists() and output.read_text())
+
+    os.killpg(running.pid, 15)
+    while running.poll() is None:
+        running.send_signal(15)
+
+    assert (running.returncode, files.exit_code) == (9, 9)
+
+
+@shells
+async def test_what_a_command_leaves_in_its_group_is_ended(
+    tmp_path: Path, shell: str
+) -> None:
+    laid_out(tmp_path, ["/bin/sh", "-c", "sleep 600 & echo $! >child; exit 3"])
+
+    assert run_script(tmp_path, shell).wait(20) == 3
+
+    stat = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    await until(lambda: not stat.exists() or ") Z " in stat.read_text())
 
 
 @shells
@@ -209,6 +246,98 @@ def test_a_listing_is_read_whatever_a_reason_holds() -> None:
     assert (first.name, first.is_held) == ("dd-a", True)
     assert (second.reason, second.code, second.nodes) == ("x|y", 7, "n[1-2]")
     assert second.described() == "Slurm job 3: FAILED (x|y) on n[1-2]"
+
+
+def test_a_name_with_bars_in_it_hides_no_other_job() -> None:
+    own = "dd-0123456789ab-0123456789abcdef"
+    text = f"1|dd-x|y|z|PENDING|None|0|\n2|dd-x\u2028|q|RUNNING|None|z|\n3|{own}|RUNNING|None|0|n1\n"
+
+    rows = list(parsed(text, "dd-"))
+
+    assert [row.name for row in rows if row.name == own] == [own]
+
+
+def test_a_row_of_ours_that_cannot_be_read_is_no_listing() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(parsed("1|dd-0123456789ab-0123456789abcdef|RUNNING|None|x|n1\n", "dd-"))
+
+
+@frozen
+class NoSecrets:
+    """Supplier of nothing, with stubs on its PATH."""
+
+    environment: Mapping[str, str]
+
+    async def supply(self, _launch: Launch) -> dict[str, str]:
+        return {}
+
+    def knows(self, _folder: Path) -> bool:
+        return True
+
+
+def engine_of(folder: Path, row: str) -> tuple[SlurmEngine, BatchJob]:
+    """Return an engine whose controller lists one row for a job of a laid out start, and obeys no order."""
+    stub(folder, "scancel", "exit 0")
+    commands = stub(folder, "squeue", row)
+    settings = EngineEntry(poll_s=1)
+    supplier = NoSecrets(commands.environment)
+    engine = SlurmEngine.of(
+        "hpc", settings, folder / "state", supplier, set, MachineTime()
+    )
+    job = BatchJob(
+        engine="hpc",
+        cluster="",
+        name="dd-start",
+        job_id=7,
+        submitted_at=datetime.now(UTC),
+        limit_s=60.0,
+    )
+    return engine, job
+
+
+async def test_a_job_that_is_lost_before_it_began_never_begins(tmp_path: Path) -> None:
+    laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+    engine, job = engine_of(tmp_path, "echo '7|dd-start|NODE_FAIL|None|0|n1'")
+
+    end = await engine.observe(job, tmp_path)
+
+    assert isinstance(end, Exit)
+    assert (end.code, "never began" in end.note) == (None, True)
+    # Its node comes back.
+    assert run_script(tmp_path).wait(20) == 75
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    "row", ["echo '7|dd-start|PENDING|Priority|0|'", "echo timed out >&2; exit 1"]
+)
+async def test_a_job_that_is_stopped_in_the_queue_never_begins(
+    tmp_path: Path, row: str
+) -> None:
+    laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+    engine, job = engine_of(tmp_path, row)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(engine.observe, job, tmp_path)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(engine.stop, job)
+        claim = tmp_path / "dd-start" / "claim"
+        await until(claim.exists)
+        tasks.cancel_scope.cancel()
+
+    assert run_script(tmp_path).wait(20) == 75
+    assert not (tmp_path / "output").exists()
+
+
+async def test_a_job_that_was_taken_back_has_ended_while_the_controller_is_away(
+    tmp_path: Path,
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
+    engine, job = engine_of(tmp_path, "echo timed out >&2; exit 1")
+
+    assert isinstance(await engine.observe(job, tmp_path), Unreachable)
+    files.take()
+    assert isinstance(await engine.observe(job, tmp_path), NeverStarted)
 
 
 def stub(folder: Path, name: str, text: str) -> Commands:

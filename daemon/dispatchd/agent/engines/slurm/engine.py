@@ -5,7 +5,6 @@ know is decided by the claim (`claims.py`); while it is silent nothing is decide
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -15,7 +14,7 @@ from anyio import to_thread
 from attrs import define, field
 
 from dispatchd.agent.config.keys import EngineEntry
-from dispatchd.agent.domain.job import BatchJob
+from dispatchd.agent.domain.executions.identities import BatchJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.claims import Claim, Files, remove
 from dispatchd.agent.engines.slurm.listing import Listing
@@ -130,14 +129,14 @@ class SlurmEngine:
         while True:
             listing = await self._site.listings.newer(followed.seen_at)
             followed.seen_at = listing.asked_at
-            if listing.silence:
-                since = self._site.now()
-                if self._silence is not None:
-                    since = self._silence.since
-                self._silence = Unreachable(listing.silence, since)
-                return self._silence
-            self._silence = None
-            end = await self._end(process, folder, listing)
+            if not listing.silence:
+                self._silence = None
+                end = await self._end(process, folder, listing)
+            elif await self._never_begins(process, folder):
+                # What turns up at the controller finds the claim.
+                end = NeverStarted()
+            else:
+                return self._unreachable(listing.silence)
             if isinstance(end, NeverStarted):
                 # Nothing will be cleared.
                 await to_thread.run_sync(remove, self._site.link(process.name))
@@ -146,6 +145,20 @@ class SlurmEngine:
                 followed.begun.set()
                 followed.ended.set()
                 return end
+
+    def _unreachable(self, reason: str) -> Unreachable:
+        since = self._site.now() if self._silence is None else self._silence.since
+        self._silence = Unreachable(reason, since)
+        return self._silence
+
+    async def _never_begins(self, process: BatchJob, folder: Path) -> bool:
+        """Return whether the daemon has taken a job back, whatever the controller says of it."""
+        files = self._site.files(process.name, folder)
+        try:
+            return await to_thread.run_sync(lambda: files.claim) is Claim.DAEMON
+        except OSError as error:
+            self._log.error("attempt_unreadable", name=process.name, error=str(error))
+            return False
 
     async def _end(
         self, process: BatchJob, folder: Path, listing: Listing
@@ -179,7 +192,13 @@ class SlurmEngine:
             case Claim.DAEMON:
                 return NeverStarted()
             case Claim.NOBODY:
-                pass
+                # A node that the controller has given up may still come to it, while the next attempt runs.
+                if await to_thread.run_sync(files.take) is Claim.JOB:
+                    return None
+                return self._never_began(row)
+
+    def _never_began(self, row: Row) -> Exit | NeverStarted:
+        """Return how a job has ended that the controller calls over, and whose script has claimed nothing."""
         if row.came_late:
             return NeverStarted()
         if row.is_cancelled:
@@ -230,6 +249,9 @@ class SlurmEngine:
         """End a job, and return when its end is known: whether Slurm needed SIGKILL."""
         followed = self._of(process)
         while not followed.ended.is_set():
+            if followed.folder is not None:
+                # A controller that is away, or forgets the order, could still let it begin.
+                await self._site.is_taken_back(process.name, followed.folder)
             await self._cancel(process.name)
             self._site.listings.note_start()
             with anyio.move_on_after(_STOP_AGAIN_S):
@@ -271,15 +293,29 @@ class SlurmEngine:
         stale = names - self._submitter.preparing - self._owned()
         for name in stale:
             await to_thread.run_sync(self._site.remove_start, name)
-        listing = await self._site.listings.ask()
-        for name, rows in listing.rows.items():
-            held = name.startswith(self._site.prefix) and any(
-                row.is_held for row in rows
-            )
-            if held and name not in self._submitter.preparing | self._owned():
+        try:
+            for name in await self.orphans():
                 self._log.warning("slurm_job_without_owner", name=name)
-                with suppress(EngineSilent, EngineRefused):
-                    await self._site.cancel(name, pending_only=True)
+                await self._site.cancel(name, pending_only=True)
+        except (EngineSilent, EngineRefused) as error:
+            self._log.info("engine_not_tidied", reason=str(error))
+
+    async def orphans(self) -> frozenset[str]:
+        """Return the names of held jobs of ours that no record owns.
+
+        Raises:
+            EngineSilent: Nobody knows.
+        """
+        listing = await self._site.listings.ask()
+        if listing.silence:
+            raise EngineSilent(listing.silence)
+        held = {
+            name
+            for name, rows in listing.rows.items()
+            if name.startswith(self._site.prefix) and any(row.is_held for row in rows)
+        }
+        # After the listing: what is prepared now isn't in it yet.
+        return frozenset(held - self._submitter.preparing - self._owned())
 
     def _of(self, process: BatchJob) -> _Followed:
         return self._followed.setdefault(

@@ -1,5 +1,6 @@
 """Slurm's states of a job, as squeue(1) shows them, and what they say about an attempt. Pure."""
 
+import re
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Final
@@ -34,6 +35,9 @@ _TIME: Final = frozenset({"TIMEOUT", "DEADLINE"})
 _FINAL: Final = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "OUT_OF_MEMORY", *_TIME, *_LOST}
 )
+
+_OWN_NAME: Final = re.compile("dd-[0-9a-f]{12}-[0-9a-f]{16}")
+"""Name of a job of a daemon's own, of any machine."""
 
 _HELD: Final = "JobHeldUser"
 """Reason of a job that its own user holds, as each is from its submission to its release."""
@@ -106,20 +110,25 @@ def parsed(listing: str, prefix: str) -> Iterator[Row]:
     Raises:
         ValueError: The text isn't a listing.
     """
-    for line in listing.splitlines():
+    for line in listing.split("\n"):
         # A reason may hold anything; names that begin so are ours, and hold no bar.
         columns = line.split("|")
         if len(columns) < _COLUMNS or not columns[1].startswith(prefix):
             continue
         job_id, name, state, *reason, status, nodes = columns
-        yield Row(
-            job_id=int(job_id),
-            name=name,
-            state=state.partition(" ")[0],
-            reason="|".join(reason),
-            status=int(status),
-            nodes=nodes.strip(),
-        )
+        try:
+            yield Row(
+                job_id=int(job_id),
+                name=name,
+                state=state.partition(" ")[0],
+                reason="|".join(reason),
+                status=int(status),
+                nodes=nodes.strip(),
+            )
+        except ValueError:
+            # Anybody may give a job of this user a name that begins so, with bars in it.
+            if _OWN_NAME.fullmatch(name):
+                raise
 
 
 def ended(row: Row, exit_file: int | None) -> Exit:
