@@ -41,16 +41,14 @@ class Toy:
         self._spool = Path(settings.spool)
 
     async def submit(self, name: str, script: Path) -> None:
-        words = [
-            "/bin/sh",
-            "-c",
-            f"({_EXECUTE}) &",
-            "toy",
-            str(script),
-            str(self._folder(name)),
-        ]
+        own = self._folder(name)
+        words: list[str | Path] = ["/bin/sh", "-c", f"({_EXECUTE}) &", "toy"]
         await anyio.run_process(
-            words, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+            [*words, script, own],
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            start_new_session=True,
         )
 
     async def find(self, name: str) -> Found | None:
@@ -59,19 +57,14 @@ class Toy:
             return None
         pid = _number(folder / "pid")
         alive = pid is None or Path(f"/proc/{pid}").exists()
-        code = _number(
-            folder / "code"
-        )  # after the look at the process: it is there before that goes
+        code = _number(folder / "code")
         if code is None and alive:
             return Found(
                 state=State.WAITING if pid is None else State.RUNNING,
                 where="this machine",
             )
-        return Found(
-            state=State.ENDED,
-            code=code,
-            reason="" if code is not None else "its process is gone",
-        )
+        why = "" if code is not None else "its process is gone"
+        return Found(state=State.ENDED, code=code, reason=why)
 
     async def stop(self, name: str) -> None:
         pid = _number(self._folder(name) / "pid")

@@ -12,7 +12,6 @@ import anyio
 import httpx
 from anyio import to_thread
 
-from dispatchd.agent.config.keys import EngineEntry, EngineKind
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.control.calls import SOCKET
 from dispatchd.agent.control.client import ask
@@ -27,6 +26,7 @@ from dispatchd.agent.endpoint.open import (
     open_caller,
     transport_settings,
 )
+from dispatchd.agent.engines.checked import checked
 from dispatchd.agent.engines.local.cgroup import Cgroups
 from dispatchd.agent.engines.local.checkout import try_way
 from dispatchd.agent.engines.local.engine import LocalEngine, inherited
@@ -93,27 +93,9 @@ async def _engines(
 ) -> AsyncIterator[Finding]:
     """Yield whether each engine answers."""
     for name, entry in config.engines.items():
-        answers, message = await _engine(name, entry, config, environment)
+        answers, message = await checked(name, entry, config, environment)
         level = Level.OK if answers else Level.FAILED
         yield Finding("engine", level, message)
-
-
-async def _engine(
-    name: str, entry: EngineEntry, config: Config, environment: Mapping[str, str]
-) -> tuple[bool, str]:
-    """Return whether an engine can be used, and what was found."""
-    folder = config.state_folder
-    match entry.kind:
-        case EngineKind.SLURM:
-            from dispatchd.agent.engines.slurm.check import check  # noqa: PLC0415  # only where there is one
-
-            return await check(name, entry, folder, environment)
-        case EngineKind.DAGU:
-            from dispatchd.agent.engines.dagu import check as dagu  # noqa: PLC0415
-            from dispatchd.agent.engines.dagu.site import Home  # noqa: PLC0415
-
-            home = Home(state=folder, config=config.file.parent)
-            return await dagu.check(name, entry, home, environment)
 
 
 def _of_the_machine(config: Config, environment: Mapping[str, str]) -> list[Finding]:

@@ -82,6 +82,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "dispatchd.cli.vendor.conformance",
         "Judge a dispatch endpoint by the rules of the contract.",
     ),
+    "engine": ("dispatchd.cli.vendor.engine", "Check what executes runs."),
     "completion": (
         "dispatchd.cli.completion",
         "Print the completion script of a shell.",
@@ -97,7 +98,7 @@ _SECTIONS: Final[Sections] = MappingProxyType(
             *("join", "config", "service", "license", "activate", "deactivate"),
             *("explain", "doctor", "bug-report", "completion"),
         ),
-        "Endpoints": ("hub", "conformance"),
+        "Endpoints and engines": ("hub", "conformance", "engine"),
         "First look": ("quickstart", "demo"),
     }
 )

@@ -1,0 +1,259 @@
+"""`dispatchd engine check`: our engines and the toy of the examples pass, and each mutation of the toy breaks its rule."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from dispatchd.agent.config.load import Places, load
+from dispatchd.agent.engine_check.bench import Commands
+from dispatchd.agent.engine_check.rules import RULES
+from dispatchd.agent.engine_check.run import Settings, run_check
+from dispatchd.judging.judgement import Judgement, Verdict
+from support.cli import command, dispatchd
+from support.daemon import write_config
+from support.dagu import dagu_config, running_dagu
+from support.slurm import booted, slurm_config
+from support.toy import installed, toy_config
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+SOON = 30.0
+"""Patience of a trial (seconds): a machine of tests is busy."""
+
+
+async def checked(
+    file: Path,
+    name: str,
+    numbers: tuple[str, ...] = (),
+    *,
+    commands: Commands | None = None,
+    patience_s: float = SOON,
+    variables: Mapping[str, str] = NOTHING,
+) -> list[Judgement]:
+    environment = {**os.environ, **variables}
+    places = Places(state_folder=file.parent, control_folder=file.parent)
+    settings = Settings(
+        config=load(file, defaults=places, search_path=environment["PATH"]),
+        name=name,
+        environment=environment,
+        patience_s=patience_s,
+        commands=commands or Commands(),
+        rules=tuple(each for each in RULES if not numbers or each.number in numbers),
+    )
+    judgements = await run_check(settings)
+    assert not list((file.parent / "state").glob("engine-check-*"))
+    return judgements
+
+
+def verdicts(judgements: list[Judgement]) -> dict[str, Verdict]:
+    return {each.rule.number: each.verdict for each in judgements}
+
+
+def broken(judgements: list[Judgement]) -> dict[str, str]:
+    return {
+        each.rule.number: each.reason
+        for each in judgements
+        if each.verdict is Verdict.BROKEN
+    }
+
+
+def skipped(judgements: list[Judgement]) -> set[str]:
+    return {each.rule.number for each in judgements if each.verdict is Verdict.SKIPPED}
+
+
+@pytest.fixture(name="site")
+def _site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    site = installed(tmp_path)
+    monkeypatch.syspath_prepend(str(site))
+    return site
+
+
+def local_config(folder: Path) -> Path:
+    return write_config(folder, "http://127.0.0.1:9", {})
+
+
+def away(folder: Path) -> Commands:
+    spool = folder / "spool"
+    return Commands(down=f"mv {spool} {spool}.away", up=f"mv {spool}.away {spool}")
+
+
+@pytest.mark.usefixtures("site")
+async def test_the_toy_keeps_the_first_rules(tmp_path: Path) -> None:
+    file = toy_config(tmp_path)
+
+    judgements = await checked(file, "toy", ("1.3", "1.9"))
+
+    assert verdicts(judgements) == {"1.3": Verdict.KEPT, "1.9": Verdict.KEPT}
+
+
+CODES = ("code=code,", "code=code and 1,")
+
+
+async def test_a_wrong_exit_code_breaks_its_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(installed(tmp_path, *CODES)))
+
+    judgements = await checked(toy_config(tmp_path), "toy", ("1.4",))
+
+    assert "exit code is 1 in place of 7" in broken(judgements)["1.4"]
+
+
+@pytest.mark.torture(least_s=120)
+async def test_the_toy_keeps_every_rule(tmp_path: Path, site: Path) -> None:
+    judgements = await checked(
+        toy_config(tmp_path),
+        "toy",
+        commands=away(tmp_path),
+        variables={"PYTHONPATH": str(site)},
+    )
+
+    assert (broken(judgements), skipped(judgements)) == ({}, set())
+
+
+KILLS = "os.kill(pid, signal.SIGTERM)"
+ASKS = "if not folder.is_dir():\n            return None"
+RUNS = '/bin/sh "$1" &'
+
+MUTATIONS = {
+    "it takes starts and executes none": (
+        "1.1",
+        ('f"({_EXECUTE}) &"', '"exit 0"'),
+    ),
+    "its exit codes are wrong": ("1.4", CODES),
+    "it lists what the script reads": (
+        "1.8",
+        (
+            RUNS,
+            f'x=$(cat "$(dirname "$1")/launch.sh"); sh -c "sleep 20; true" "$x" &\n{RUNS}',
+        ),
+    ),
+    "it sends SIGKILL": ("1.9", (KILLS, KILLS.replace("SIGTERM", "SIGKILL"))),
+    "it ends nothing": ("1.13", (KILLS, "pass")),
+    "it knows its own starts alone": (
+        "2.3",
+        (ASKS, ASKS.replace("not folder.is_dir()", "name not in self.__dict__")),
+    ),
+    "it calls ended what runs": (
+        "2.3",
+        ("if code is None and alive:", "if code is None and pid is None:"),
+    ),
+    "it executes a name as often as it is asked": (
+        "2.5",
+        ('mkdir "$2" 2>/dev/null || exit 0', 'mkdir -p "$2"'),
+    ),
+    "it calls ended what it never got": (
+        "2.6",
+        (ASKS, ASKS.replace("None", "Found(state=State.ENDED, code=0)")),
+    ),
+    "it knows nothing while it is away": (
+        "2.7",
+        ('raise EngineSilent(f"{self._spool} is not there")', "pass"),
+    ),
+    "it lists nothing": (
+        "2.8",
+        ("for each in folders if", "for each in folders[:0] if"),
+    ),
+}
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("fault", MUTATIONS)
+async def test_each_mutation_of_the_toy_breaks_its_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    number, mutation = MUTATIONS[fault]
+    site = installed(tmp_path, *mutation)
+    monkeypatch.syspath_prepend(str(site))
+
+    judgements = await checked(
+        toy_config(tmp_path),
+        "toy",
+        (number,),
+        commands=away(tmp_path),
+        patience_s=10,
+        variables={"PYTHONPATH": str(site)},
+    )
+
+    assert list(broken(judgements)) == [number]
+
+
+@pytest.mark.host
+async def test_slurm_keeps_every_rule(tmp_path: Path) -> None:
+    with booted() as cluster:
+        file = slurm_config(tmp_path, "http://127.0.0.1:9", {})
+        conf = cluster.folder / "slurm.conf"
+        down = f"mv {conf} {conf}.away; echo 'ClusterName=x' >{conf}; echo 'SlurmctldHost=x(127.0.0.1)' >>{conf}"
+        judgements = await checked(
+            file,
+            "hpc",
+            commands=Commands(
+                down=down,
+                up=f"mv {conf}.away {conf}",
+                listing="scontrol show jobs; squeue -a -t all -O all; for job in $(squeue -h -o %i); do scontrol write batch_script $job -; done",
+            ),
+            patience_s=60,
+            variables=cluster.env,
+        )
+
+    assert broken(judgements) == {}
+    assert skipped(judgements) == {"1.13", "2.5"}
+
+
+@pytest.mark.host
+async def test_dagu_keeps_every_rule(tmp_path: Path) -> None:
+    async with running_dagu(tmp_path / "dagu", tmp_path / "state") as dagu:
+        file = dagu_config(tmp_path, "http://127.0.0.1:9", {}, dagu.origin, dagu.key)
+        judgements = await checked(
+            file,
+            "dags",
+            commands=Commands(
+                down=f"kill -STOP {dagu.pid('server')}",
+                up=f"kill -CONT {dagu.pid('server')}",
+                listing=f"curl -s -H 'Authorization: Bearer {dagu.key}' {dagu.origin}/api/v2/dag-runs; grep -r '' {tmp_path}/dagu",
+            ),
+            patience_s=90,
+        )
+
+    assert broken(judgements) == {}
+    assert skipped(judgements) == set()
+
+
+async def test_the_command_prints_each_rule(tmp_path: Path) -> None:
+    file = toy_config(tmp_path, kind="nobodys")
+
+    done = await command("engine", "check", "local", "--config", str(file))
+
+    assert done.returncode == os.EX_CONFIG
+    assert "no package here has an entry point nobodys" in done.stderr
+
+
+@pytest.mark.usefixtures("site")
+def test_an_engine_that_is_not_configured_is_named(tmp_path: Path) -> None:
+    file = toy_config(tmp_path)
+
+    done = dispatchd("engine", "check", "other", "--config", str(file))
+
+    assert done.returncode == os.EX_USAGE
+    assert "known are: local, toy" in done.stderr
+
+
+@pytest.mark.torture(least_s=90)
+async def test_our_own_processes_keep_every_rule(tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+
+    done = await command(
+        *("engine", "check", "local", "--config", str(local_config(tmp_path))),
+        *("--json", "--junit", str(junit)),
+    )
+
+    rules = json.loads(done.stdout)["rules"]
+    left_out = [each["number"] for each in rules if each["verdict"] != "kept"]
+    assert left_out == ["1.3", "1.13", "2.5", "2.7", "2.8"], rules
+    assert done.returncode == 0
+    assert [each["number"] for each in rules] == [each.number for each in RULES]
+    assert 'classname="engine.level2"' in junit.read_text()
