@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -60,6 +61,24 @@ def processes_are_without_rich() -> Iterator[None]:
         parts = (str(folder), os.environ.get("PYTHONPATH"))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, parts)))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_hear_signals() -> Iterator[None]:
+    """Let a process of a test hear SIGINT and SIGHUP also where these tests ignore them: behind nohup(1), or `&` in a script.
+
+    An ignored signal is inherited, and one with a handler is not (execve(2)).
+    """
+    ignored = [
+        number
+        for number in (signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")
