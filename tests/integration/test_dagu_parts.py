@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from dispatchd.agent.config.engines import unfit_options
 from dispatchd.agent.config.keys import Cloud, EngineEntry, EngineKind, File
 from dispatchd.agent.endpoint.open import engine_address_problem
-from dispatchd.agent.engines.claims import Claim, Files
 from dispatchd.agent.engines.dagu.client import Client
 from dispatchd.agent.engines.dagu.executor import WORDS, DaguExecutor
 from dispatchd.agent.engines.dagu.states import Run
 from dispatchd.agent.engines.plugin.guard import Gone
 from dispatchd.agent.engines.port import State
+from dispatchd.agent.engines.start_claims import Claim, Files
 from dispatchd.agent.engines.submitted.ends import ended, lost
 from dispatchd.agent.engines.submitted.script import START, launch_text
 from dispatchd.agent.engines.submitted.site import Site, order_stop

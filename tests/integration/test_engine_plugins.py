@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from dispatchd.agent.config.load import Places, load
 from dispatchd.agent.domain.executions.identities import Submitted
-from dispatchd.agent.engines.claims import Claim
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.engines.plugin.entry_points import opened
 from dispatchd.agent.engines.plugin.guard import Guarded
@@ -23,6 +22,7 @@ from dispatchd.agent.engines.port import (
     Found,
     State,
 )
+from dispatchd.agent.engines.start_claims import Claim
 from dispatchd.agent.engines.submitted.ends import Words
 from dispatchd.agent.engines.submitted.engine import SubmittedEngine
 from dispatchd.agent.engines.submitted.site import Site

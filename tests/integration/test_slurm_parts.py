@@ -17,13 +17,13 @@ from dispatchd.agent.config.engines import OURS, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import Cloud, EngineEntry, File, WorkflowEntry
 from dispatchd.agent.domain.executions.identities import BatchJob
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import Claim, Files
 from dispatchd.agent.engines.slurm.commands import Commands
 from dispatchd.agent.engines.slurm.engine import SlurmEngine
 from dispatchd.agent.engines.slurm.listing import Listings
 from dispatchd.agent.engines.slurm.script import batch_script, launch_text
 from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import Row, ended, parsed
+from dispatchd.agent.engines.start_claims import Claim, Files
 from dispatchd.agent.engines.start_script import LAUNCH
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import MachineTime

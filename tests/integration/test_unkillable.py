@@ -18,7 +18,7 @@ from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.agent.engines.chosen import Engines
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.engines.local.process import identify
-from dispatchd.agent.run_loop.survivors import Survivors
+from dispatchd.agent.run_loop.unkillable import Survivors
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor
 from dispatchd.protocol.result import NoResult

@@ -36,7 +36,7 @@ from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.run_loop.attempt import AttemptRunner
 from dispatchd.agent.run_loop.conclude import Concluder
 from dispatchd.agent.run_loop.loop import RunLoop
-from dispatchd.agent.run_loop.survivors import Survivors
+from dispatchd.agent.run_loop.unkillable import Survivors
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.disk_retry import Disk

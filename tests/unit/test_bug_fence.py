@@ -76,7 +76,7 @@ BOUNDED = {
     ),
     *("hub/github/ingest/resolve.py:_until_decided", "hub/github/session_lock.py:lost"),
     *(
-        "hub/auth/signed_body.py:receive",
+        "hub/auth/webhook_signature.py:receive",
         "hub/github/api/transport.py:_exchange",
     ),
     *("hub/workers/notify.py:_listen", "hub/workers/notify.py:_doubt"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatchd.errors import ConfigError
-from dispatchd.hub.auth.delivery_proof import key_of, read_proof
+from dispatchd.hub.auth.webhook_proof import key_of, read_proof
 from dispatchd.hub.config.load import FILE, load
 from dispatchd.hub.domain.webhooks.delivery import (
     Event,

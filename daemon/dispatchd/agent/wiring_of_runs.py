@@ -4,12 +4,12 @@ from attrs import frozen
 
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.engines.chosen import Engines
-from dispatchd.agent.engines.janitor import Janitor
 from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.engines.orphaned_starts import Janitor
 from dispatchd.agent.run_loop.attempt import AttemptRunner, Guard, unguarded
 from dispatchd.agent.run_loop.conclude import Concluder
 from dispatchd.agent.run_loop.loop import RunLoop
-from dispatchd.agent.run_loop.survivors import Survivors
+from dispatchd.agent.run_loop.unkillable import Survivors
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracked_jobs import Tracking

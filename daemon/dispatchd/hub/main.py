@@ -46,9 +46,9 @@ from dispatchd.hub.extension import Extension, Loop
 from dispatchd.hub.github.extension import github_extension
 from dispatchd.hub.login.people import People
 from dispatchd.hub.login.ways import Ways
+from dispatchd.hub.login_ways import login_ways
 from dispatchd.hub.queue.schedules import Schedules
 from dispatchd.hub.queue.submit import Submissions
-from dispatchd.hub.ways_in import login_ways
 from dispatchd.hub.web.audit import AuditPage, recording
 from dispatchd.hub.web.login import Entry
 from dispatchd.hub.web.login_page import LoginPage

@@ -145,7 +145,7 @@ async def exit_codes(bench: Bench) -> None:
 
 
 async def whole_output(bench: Bench) -> None:
-    """What a command writes is in its file, in order and to the last byte."""
+    """The output of a command is in its file, in order and to the last byte."""
     script = f"{BEGIN}i=0; while [ $i -lt {_LINES} ]; do echo line $i; i=$((i+1)); done; echo err >&2; printf end"
     scene = await bench.scene(script)
     await to_thread.run_sync(scene.output.write_bytes, b"before\n")
@@ -174,11 +174,11 @@ async def surroundings(bench: Bench) -> None:
         bench.owned[identity] = scene
         await bench.until(lambda: b"\n" in scene.read("place"), "the command to end")
     expect_code(await bench.end(identity, scene), 0)
-    found = scene.read("environment").split(b"\0")
+    environment = scene.read("environment").split(b"\0")
     for name, value in awkward.items():
-        if f"{name}={value}".encode() not in found:
+        if f"{name}={value}".encode() not in environment:
             fail(f"{name} did not arrive as it was")
-    if any(stranger.encode() in each for each in found):
+    if any(stranger.encode() in each for each in environment):
         fail("a variable of the daemon's own environment reached it")
     if scene.read("seen") != brief:
         fail("the file in its arguments did not arrive")
@@ -264,7 +264,7 @@ async def killed_stop(bench: Bench) -> None:
 
 
 async def nothing_left(bench: Bench) -> None:
-    """What a command leaves running is ended, and doesn't hold its end up."""
+    """A process that a command leaves running is ended, and doesn't hold its end up."""
     scene = await bench.scene(LEAVES)
     identity = await bench.start(scene)
     expect_code(await bench.end(identity, scene), 0)

@@ -206,7 +206,7 @@ async def unreachable(bench: Bench) -> None:
 
 
 async def orphans(bench: Bench) -> None:
-    """What the engine has and no record owns is found, and taken back."""
+    """A start that no record owns is found at the engine, and taken back."""
     engine = bench.remote
     is_submitted = isinstance(engine, SubmittedEngine)
     scene = await bench.scene(WAITS)

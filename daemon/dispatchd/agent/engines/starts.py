@@ -15,7 +15,7 @@ from anyio import to_thread
 from attrs import frozen
 
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import Claim, Files, remove
+from dispatchd.agent.engines.start_claims import Claim, Files, remove
 from dispatchd.errors import SpawnFailed
 from dispatchd.linux.clock import TimeSource
 

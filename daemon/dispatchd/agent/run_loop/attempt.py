@@ -28,8 +28,8 @@ from dispatchd.agent.domain.trace import traceparent
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.run_loop.conclude import Concluder
 from dispatchd.agent.run_loop.prepare import Prepared, prepare
-from dispatchd.agent.run_loop.survivors import Survivors
 from dispatchd.agent.run_loop.token import given_secrets
+from dispatchd.agent.run_loop.unkillable import Survivors
 from dispatchd.agent.run_loop.watchdogs import Watchdogs
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.tracking.log_context import job_context

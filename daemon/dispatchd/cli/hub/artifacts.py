@@ -74,15 +74,15 @@ def artifacts(
             as_json=as_json,
             empty="no artifacts; a workflow names them (artifacts = [...] in the machine's configuration)",
         )
-        if any(each["from_fork"] for each in listed):
+        if any(artifact["from_fork"] for artifact in listed):
             echo("dispatchd: the job ran code from a fork", err=True)
         if listed and not as_json:
             next_step(f"Download them: dispatchd hub artifacts {job} -o DIR")
         return
-    stored = [each for each in listed if each["state"] == "stored"]
-    for each in _download(hub, job, stored, folder, replace=yes):
+    stored = [artifact for artifact in listed if artifact["state"] == "stored"]
+    for path in _download(hub, job, stored, folder, replace=yes):
         if not as_json:
-            echo(each)
+            echo(path)
     if as_json:
         print_json(listed)
     if len(stored) < len(listed):
@@ -116,13 +116,13 @@ def _row(artifact: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _say_left_out(listed: Sequence[dict[str, Any]]) -> None:
-    for each in listed:
-        if each["state"] != "stored":
-            reason = each["reason"] or {
+    for artifact in listed:
+        if artifact["state"] != "stored":
+            reason = artifact["reason"] or {
                 "waiting": "its machine has not sent it yet",
                 "missing": "the hub doesn't have it any more",
-            }.get(each["state"], each["state"])
-            echo(f"dispatchd: no {each['path']}: {reason}", err=True)
+            }.get(artifact["state"], artifact["state"])
+            echo(f"dispatchd: no {artifact['path']}: {reason}", err=True)
 
 
 def _download(
@@ -140,9 +140,9 @@ def _download(
         UsageError: One can't be written, or would replace another file.
     """
     cannot = f"download into {folder}"
-    for each in stored:
-        if problem := path_problem(each["path"]):
-            reason = f"{each['path']!r} is no path of an artifact: {problem}"
+    for artifact in stored:
+        if problem := path_problem(artifact["path"]):
+            reason = f"{artifact['path']!r} is no path of an artifact: {problem}"
             raise NotReachable(cannot=cannot, reason=reason)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,15 +150,17 @@ def _download(
     except OSError as error:
         raise UsageError(cannot=cannot, reason=str(error)) from error
     try:
-        wanted = [each for each in stored if not _is_there(top, each)]
-        taken = [each["path"] for each in wanted if _is_taken(top, each["path"])]
+        wanted = [artifact for artifact in stored if not _is_there(top, artifact)]
+        taken = [
+            artifact["path"] for artifact in wanted if _is_taken(top, artifact["path"])
+        ]
         if taken and not replace:
             reason = f"{taken[0]} is there already, with other content; say --yes to replace such files"
             raise UsageError(cannot=cannot, reason=reason)
-        for each in wanted:
-            with working(f"downloading {each['path']}"):
-                _write(hub, job, top, each, replace=replace)
-            yield str(folder / each["path"])
+        for artifact in wanted:
+            with working(f"downloading {artifact['path']}"):
+                _write(hub, job, top, artifact, replace=replace)
+            yield str(folder / artifact["path"])
     except OSError as error:
         raise UsageError(cannot=cannot, reason=str(error)) from error
     finally:

@@ -166,9 +166,9 @@ def _require_workflow(hub: HubClient, workflow: str) -> None:
     except UsageError:
         # A token that may submit needs not be one that may read.
         return
-    known = [each for each in takers if each["state"] != "revoked"]
-    if known and not any(_takes(each, workflow) for each in known):
-        names = {name for each in known for name in each["workflows"] or ()}
+    known = [machine for machine in takers if machine["state"] != "revoked"]
+    if known and not any(_takes(machine, workflow) for machine in known):
+        names = {name for machine in known for name in machine["workflows"] or ()}
         similar = hint(workflow, names)
         reason = similar or f"; there are: {', '.join(sorted(names)) or 'none'}"
         raise UsageError(
@@ -218,8 +218,8 @@ def _told(hub: HubClient, job: Mapping[str, Any]) -> str:
     shown = job["id"] if terminal_width() is None else short_ids([job["id"]])[job["id"]]
     beginning = f"{written_out(shown)}  {state}  "
     lines = wrapped(written_out(about), cells_of(beginning))
-    told = ("\n" + " " * cells_of(beginning)).join([beginning + lines[0], *lines[1:]])
-    return told.replace(f"  {state}", f"  {painted(state, state)}", 1).rstrip()
+    line = ("\n" + " " * cells_of(beginning)).join([beginning + lines[0], *lines[1:]])
+    return line.replace(f"  {state}", f"  {painted(state, state)}", 1).rstrip()
 
 
 def _waits_for(hub: HubClient, job: Mapping[str, Any]) -> str:
@@ -233,10 +233,10 @@ def _waits_for(hub: HubClient, job: Mapping[str, Any]) -> str:
     if pause["paused"]:
         return "Dispatch is paused; resume it: dispatchd hub resume"
     workflow = str(job.get("dag_name") or "")
-    active = [each for each in hub.machines() if each["state"] == "active"]
+    active = [machine for machine in hub.machines() if machine["state"] == "active"]
     if not active:
         return "No machine is active."
-    if not any(_takes(each, workflow) for each in active):
+    if not any(_takes(machine, workflow) for machine in active):
         return f"No active machine has the workflow {workflow}."
     return ""
 

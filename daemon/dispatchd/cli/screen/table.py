@@ -29,7 +29,7 @@ _NO_WIDTH: Final = frozenset({"Mn", "Me", "Cf"})
 
 
 class Kind(Enum):
-    """How the cells of a column are shown on a terminal."""
+    """Presentation of the cells of a column on a terminal."""
 
     TEXT = auto()
     """Cut where the table is too wide."""

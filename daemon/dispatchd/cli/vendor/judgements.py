@@ -28,12 +28,12 @@ def document(judgements: Sequence[Judgement]) -> list[dict[str, str]]:
     """Return judgements as JSON."""
     return [
         {
-            "number": each.rule.number,
-            "rule": each.rule.words,
-            "verdict": each.verdict.value,
-            "reason": each.reason,
+            "number": judgement.rule.number,
+            "rule": judgement.rule.words,
+            "verdict": judgement.verdict.value,
+            "reason": judgement.reason,
         }
-        for each in judgements
+        for judgement in judgements
     ]
 
 
@@ -43,13 +43,13 @@ def print_rules(judgements: Sequence[Judgement]) -> None:
     from dispatchd.cli.screen.table import wrapped
     from dispatchd.redaction.escapes import written_out
 
-    for each in judgements:
-        verdict = each.verdict.value
+    for judgement in judgements:
+        verdict = judgement.verdict.value
         beginning = (
-            painted(f"{verdict:<12}", _COLOUR[verdict]) + f"{each.rule.number:<6}"
+            painted(f"{verdict:<12}", _COLOUR[verdict]) + f"{judgement.rule.number:<6}"
         )
-        reason = f" ({written_out(each.reason)})" if each.reason else ""
-        lines = wrapped(each.rule.words + reason, 18)
+        reason = f" ({written_out(judgement.reason)})" if judgement.reason else ""
+        lines = wrapped(judgement.rule.words + reason, 18)
         for number, line in enumerate(lines):
             show((" " * 18 if number else beginning) + line)
 
@@ -57,7 +57,7 @@ def print_rules(judgements: Sequence[Judgement]) -> None:
 def print_counts(judgements: Sequence[Judgement]) -> None:
     """Print how many rules have which verdict."""
     counts = dict.fromkeys(_COLOUR, 0)
-    for each in judgements:
-        counts[each.verdict.value] += 1
+    for judgement in judgements:
+        counts[judgement.verdict.value] += 1
     numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
     echo(f"Rules: {numbers}")

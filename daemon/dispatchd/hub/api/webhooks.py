@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.errors import ConfigError, ContractViolation, Problem
-from dispatchd.hub.auth.delivery_proof import DeliveryProof, key_of, read_proof
-from dispatchd.hub.auth.signed_body import IN_MEMORY, SignedBody
+from dispatchd.hub.auth.webhook_proof import DeliveryProof, key_of, read_proof
+from dispatchd.hub.auth.webhook_signature import IN_MEMORY, SignedBody
 from dispatchd.hub.config.secret_files import read_secret
 from dispatchd.hub.config.webhooks import Webhook
 from dispatchd.hub.connections.places import Places

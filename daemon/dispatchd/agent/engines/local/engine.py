@@ -26,9 +26,9 @@ from dispatchd.agent.engines.local import bubblewrap
 from dispatchd.agent.engines.local.cgroup import Cgroups
 from dispatchd.agent.engines.local.checkout import check_out
 from dispatchd.agent.engines.local.enclosure import enclose
-from dispatchd.agent.engines.local.end_processes import KILL_S, Leavings, until_ended
 from dispatchd.agent.engines.local.gate import Gated, read_exit
 from dispatchd.agent.engines.local.git_way import GitWay
+from dispatchd.agent.engines.local.kill_leftovers import KILL_S, Leavings, until_ended
 from dispatchd.agent.engines.local.podman import Podman
 from dispatchd.agent.engines.local.process import (
     MARKER,

@@ -1,6 +1,6 @@
 """The daemon's ends of its starters: processes that fork for it, and adopt what ended runs have left.
 
-Comes from `gate.py` and `end_processes.py`; the other end is `starter.py`.
+Comes from `gate.py` and `kill_leftovers.py`; the other end is `starter.py`.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """The Slurm engine: attempts as batch jobs, each prepared under a name of ours, recorded, then let go.
 
 Comes from `chosen.py`; a start continues in `submit.py`. What the controller says of a job decides; what it doesn't
-know is decided by the claim (`claims.py`); while it is silent nothing is decided.
+know is decided by the claim (`start_claims.py`); while it is silent nothing is decided.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,11 +16,11 @@ from attrs import define, field
 from dispatchd.agent.config.keys import EngineEntry
 from dispatchd.agent.domain.executions.identities import BatchJob
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import Claim, Files, remove
 from dispatchd.agent.engines.slurm.listing import Listing
 from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import WAITING, Row, ended
 from dispatchd.agent.engines.slurm.submit import Submitter
+from dispatchd.agent.engines.start_claims import Claim, Files, remove
 from dispatchd.agent.engines.starts import Supplier
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import TimeSource

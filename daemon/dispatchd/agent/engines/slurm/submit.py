@@ -17,9 +17,9 @@ from attrs import define, field
 from dispatchd.agent.config.engines import OWN_KEYS
 from dispatchd.agent.domain.executions.identities import BatchJob
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import Files, remove
 from dispatchd.agent.engines.slurm.script import batch_script, launch_text
 from dispatchd.agent.engines.slurm.site import Site
+from dispatchd.agent.engines.start_claims import Files, remove
 from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
 
 _SILENT_S: Final = 10.0

@@ -1,7 +1,7 @@
 """Attempts on an engine that executes scripts: each recorded under an id of ours, then submitted.
 
 Comes from `chosen.py`; a start continues in `start.py`. What the engine says of a start decides, once its script has
-ended; what it doesn't know is decided by the claim (`claims.py`); while it is silent nothing is decided.
+ended; what it doesn't know is decided by the claim (`start_claims.py`); while it is silent nothing is decided.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,8 +16,8 @@ from attrs import define, evolve, field
 
 from dispatchd.agent.domain.executions.identities import Submitted
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import Claim, Files, remove
 from dispatchd.agent.engines.port import Executor, Found, State
+from dispatchd.agent.engines.start_claims import Claim, Files, remove
 from dispatchd.agent.engines.starts import Supplier
 from dispatchd.agent.engines.submitted.ends import KILLED, came_late, ended, lost
 from dispatchd.agent.engines.submitted.script import GRACE_S

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from dispatchd.agent.engines.claims import Files
 from dispatchd.agent.engines.port import Executor
+from dispatchd.agent.engines.start_claims import Files
 from dispatchd.agent.engines.starts import Starts
 from dispatchd.agent.engines.submitted.ends import Words
 from dispatchd.agent.engines.submitted.script import START, STOP, start_script

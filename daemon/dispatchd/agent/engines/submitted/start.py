@@ -15,7 +15,7 @@ from attrs import define, field
 
 from dispatchd.agent.domain.executions.identities import Submitted
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.claims import remove
+from dispatchd.agent.engines.start_claims import remove
 from dispatchd.agent.engines.submitted.script import launch_text
 from dispatchd.agent.engines.submitted.site import Site
 from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed

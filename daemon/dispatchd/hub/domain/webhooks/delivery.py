@@ -32,7 +32,7 @@ _BRANCH: Final = "refs/heads/"
 
 @frozen(kw_only=True)
 class Event:
-    """What a delivery is about. An empty text, 0 and False mean that it doesn't say."""
+    """Event of a delivery: its subject, and where it comes from. An empty text, 0 and False mean that it doesn't say."""
 
     id: str = ""
     """Id of the delivery."""

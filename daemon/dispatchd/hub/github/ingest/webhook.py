@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.errors import ContractViolation
-from dispatchd.hub.auth.signed_body import IN_MEMORY, SignedBody
+from dispatchd.hub.auth.webhook_signature import IN_MEMORY, SignedBody
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.config.secret_files import read_secret
 from dispatchd.hub.connections.places import Places

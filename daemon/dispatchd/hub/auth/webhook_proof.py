@@ -9,7 +9,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from dispatchd.hub.auth.signed_body import SignedBody
+from dispatchd.hub.auth.webhook_signature import SignedBody
 from dispatchd.hub.domain.webhooks.senders import (
     BODY,
     HEADER,
