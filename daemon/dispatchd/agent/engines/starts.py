@@ -22,6 +22,9 @@ from dispatchd.linux.clock import TimeSource
 PREFIX: Final = "dd-"
 """Beginning of the names of all starts of dispatchd, from any machine."""
 
+_MARGIN_S: Final = 900.0
+"""Time after its limit at which a start is lost that has begun and that its engine has forgotten (seconds)."""
+
 
 class Supplier(Protocol):
     """Source of what every attempt needs before its start, and of the daemon's environment."""
@@ -86,6 +89,23 @@ class Starts:
         with suppress(OSError):
             Files(self.link(name)).remove_launch()
         remove(self.link(name))
+
+    async def clear(self, name: str, attempt_folder: Path) -> None:
+        """Remove what is left in the files of a start that has ended."""
+        files = self.files(name, attempt_folder)
+        await to_thread.run_sync(files.remove_launch)
+        await to_thread.run_sync(remove, self.link(name))
+
+    def may_run(self, begun_ns: int | None, limit_s: float) -> bool:
+        """Return whether a start that its engine has forgotten may still run.
+
+        Args:
+            begun_ns: Stamp of its script's claim (nanoseconds since the epoch); None if nobody can read one.
+            limit_s: Its time limit (seconds).
+        """
+        if begun_ns is None:
+            return False
+        return self.time.wall() < begun_ns / 1e9 + limit_s + _MARGIN_S
 
     def files(self, name: str, attempt_folder: Path) -> Files:
         """Return the files of a start."""

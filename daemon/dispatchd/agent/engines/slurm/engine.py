@@ -35,9 +35,6 @@ from dispatchd.protocol.outcome import (
 _STOP_AGAIN_S: Final = 10.0
 """Time between two orders to end a job (seconds): scancel says nothing about what came of one."""
 
-_MARGIN_S: Final = 900.0
-"""Time after its limit at which a job is lost that has begun and that the controller has forgotten (seconds)."""
-
 
 @define
 class _Followed:
@@ -227,10 +224,7 @@ class SlurmEngine:
             return NeverStarted()
         self._of(process).begun.set()
         stamp = await to_thread.run_sync(lambda: files.begun_ns)
-        left_s = 0.0
-        if stamp is not None:
-            left_s = stamp / 1e9 + process.limit_s + _MARGIN_S - self._site.time.wall()
-        if left_s > 0:
+        if self._site.may_run(stamp, process.limit_s):
             return None
         await self._cancel(process.name)
         return Exit(code=None, note=f"{said}, and it left no exit code in its time.")
@@ -260,9 +254,7 @@ class SlurmEngine:
 
     async def clear(self, process: BatchJob, folder: Path) -> Cleared:
         """Remove what the engine has left in its files; Slurm has ended the processes."""
-        files = self._site.files(process.name, folder)
-        await to_thread.run_sync(files.remove_launch)
-        await to_thread.run_sync(remove, self._site.link(process.name))
+        await self._site.clear(process.name, folder)
         return Cleared()
 
     def forget(self, folder: Path) -> None:

@@ -44,9 +44,6 @@ _MISSES: Final = 2
 _LEAVES_WITHIN_S: Final = 60.0
 """Longest time from the end of a start at its engine to the exit code of its script (seconds), which is ended meanwhile."""
 
-_MARGIN_S: Final = 900.0
-"""Time after its limit at which a start is lost that has begun and that its engine has forgotten (seconds)."""
-
 
 @define
 class _Followed:
@@ -271,10 +268,7 @@ class SubmittedEngine:
         followed.begun.set()
         followed.pause_s = self._site.poll_s
         stamp = await to_thread.run_sync(lambda: files.begun_ns)
-        left_s = 0.0
-        if stamp is not None:
-            left_s = stamp / 1e9 + process.limit_s + _MARGIN_S - self._site.time.wall()
-        if left_s > 0:
+        if self._site.may_run(stamp, process.limit_s):
             return None
         return Exit(code=None, note=f"{said}, and it left no exit code in its time.")
 
@@ -321,9 +315,7 @@ class SubmittedEngine:
 
     async def clear(self, process: Submitted, folder: Path) -> Cleared:
         """Remove what the engine has left in its files; its script has ended the processes."""
-        files = self._site.files(process.name, folder)
-        await to_thread.run_sync(files.remove_launch)
-        await to_thread.run_sync(remove, self._site.link(process.name))
+        await self._site.clear(process.name, folder)
         return Cleared()
 
     def forget(self, folder: Path) -> None:
