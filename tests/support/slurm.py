@@ -19,6 +19,7 @@ from anyio import to_thread
 from attrs import define, field
 
 from support.daemon import write_config
+from support.torture import lasting_port
 from support.until import until
 
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "munged")
@@ -85,7 +86,7 @@ class Cluster:
         conf.write_text(
             _CONF.format(
                 host=host,
-                ports=_free_ports(3),
+                ports=_ports(3),
                 folder=self.folder,
                 min_job_age=min_job_age,
             )
@@ -223,9 +224,9 @@ def slurm_config(
     return file
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def _ports(count: int) -> list[int]:
+    """Return ports that no other test gets before the cluster has them."""
+    ports = set[int]()
+    while len(ports) < count:
+        ports.add(lasting_port())
+    return list(ports)
