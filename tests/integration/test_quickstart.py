@@ -21,8 +21,8 @@ from dispatchd.cli.begin.installation import Installation
 from dispatchd.cli.begin.quickstart import started_hub
 from dispatchd.errors import NotReachable
 from support.cli import dispatchd
-from support.github import free_port
 from support.kill_init import kill_init
+from support.torture import lasting_port
 from support.until import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -67,7 +67,7 @@ class Quickstart:
 @contextmanager
 def quickstart(folder: Path, **env: str) -> Iterator[Quickstart]:
     # Other tests run at the same time, and the usual port is for one.
-    listen = ("--listen", f"127.0.0.1:{free_port()}")
+    listen = ("--listen", f"127.0.0.1:{lasting_port()}")
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "dispatchd", "quickstart", str(folder), *listen],
         stdout=subprocess.PIPE,
@@ -150,13 +150,13 @@ def test_an_address_that_is_none_leaves_a_folder_to_begin_in(
 
     assert refused.returncode in {64, 78}
     assert len(refused.stderr.splitlines()) == 1
-    Installation(folder).make(f"127.0.0.1:{free_port()}")
+    Installation(folder).make(f"127.0.0.1:{lasting_port()}")
 
 
 @pytest.mark.torture(least_s=30)
 def test_a_new_hub_whose_port_was_taken_meanwhile_gets_another(tmp_path: Path) -> None:
     """Two calls at once find the same port free."""
-    that, port = Installation(tmp_path / "it"), free_port()
+    that, port = Installation(tmp_path / "it"), lasting_port()
     that.make(f"127.0.0.1:{port}")
     with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(NotReachable, match="Address already in use"):

@@ -1,7 +1,6 @@
 """`dispatchd service` under a real systemd: on a machine that has nothing but the program."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from support.endpoint import SECRET, endpoint
 from support.hub_process import hub as hub_process
 from support.nspawn import Machine, booted
+from support.torture import lasting_port
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
@@ -24,13 +24,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             each.chmod(each.stat().st_mode | 0o055)
     with booted(folder, bare=True) as found:
         yield found
-
-
-def free_port() -> int:
-    """Return a port that nothing has now; the machine shares this one's network."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-    return port
 
 
 async def put(machine: Machine, path: str, text: str) -> None:
@@ -91,7 +84,7 @@ async def test_a_hub_is_installed_and_keeps_its_state_if_told_so(
         "hub",
         "init",
         "--listen",
-        f"127.0.0.1:{free_port()}",
+        f"127.0.0.1:{lasting_port()}",
         "/var/lib/dispatchd-hub",
     )
     await machine.dispatchd("service", "install", "--hub", "--now", *PROGRAM)

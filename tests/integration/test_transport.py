@@ -33,6 +33,7 @@ from support.outward import (
 )
 from support.proxy import proxy
 from support.servers import tcp_server
+from support.torture import lasting_port
 from support.until import until
 
 HOST = "127.0.0.1"
@@ -48,13 +49,6 @@ def hanging_threads() -> list[threading.Thread]:
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ours")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_files_that_cannot_be_used_leave_the_old_ones_in_force_and_warn_once(
@@ -223,7 +217,7 @@ async def test_a_name_that_nothing_can_have_is_a_mistake_in_the_configuration() 
 
 
 async def test_a_refused_connection_is_told() -> None:
-    port = _free_port()
+    port = lasting_port()
 
     found = await failure_of(settings_for(f"https://{HOST}:{port}"))
 
@@ -232,7 +226,7 @@ async def test_a_refused_connection_is_told() -> None:
 
 
 async def test_all_addresses_of_a_name_refusing_is_a_refusal() -> None:
-    found = await failure_of(settings_for(f"http://localhost:{_free_port()}"))
+    found = await failure_of(settings_for(f"http://localhost:{lasting_port()}"))
 
     assert found.kind is Kind.REFUSED
 

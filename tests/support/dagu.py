@@ -5,7 +5,6 @@ Facts from its documentation. The state is files, so what one of the two has ack
 
 import os
 import secrets
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +16,7 @@ import pytest
 from attrs import define, field
 
 from support.daemon import write_config
+from support.torture import lasting_port
 from support.until import until
 
 PROGRAM = (
@@ -69,8 +69,7 @@ class Dagu:
         """Write its configuration, and a DAG: the example, for a daemon with a state folder."""
         dag = dag or _EXAMPLE.read_text().replace("/var/lib/dispatchd", str(state))
         if not self.port:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.port = free.getsockname()[1]
+            self.port = lasting_port()
         (self.folder / "dags").mkdir(exist_ok=True)
         (self.folder / "config.yaml").write_text(
             _CONFIG.format(port=self.port, key=self.key)

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from support.torture import lasting_port
+
 ROOT = Path(__file__).parents[2]
 OPENAPI = ROOT / "tests" / "fixtures" / "github-openapi"
 DESCRIPTIONS = ("api.github.com", "ghes-3.17", "ghes-3.19")
@@ -108,16 +110,11 @@ def _serving(arguments: list[str | Path], folder: Path, port: int) -> Iterator[s
             process.wait()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 @contextmanager
 def prism(folder: Path, description: str, *, upstream: str = "") -> Iterator[str]:
     """Run Prism, and give its address: with examples as answers, or in front of another server."""
     need_mocks()
-    port = free_port()
+    port = lasting_port()
     arguments: list[str | Path] = [_PRISM, "proxy" if upstream else "mock"]
     arguments += ["-h", "127.0.0.1", "-p", str(port)]
     arguments += [
@@ -143,7 +140,7 @@ def emulate(
     `people` are the accounts beside the owner's, for whom the repository is private, and `logins` is the App as that which people log in to.
     """
     need_mocks()
-    port = free_port()
+    port = lasting_port()
     owner, name = REPOSITORY.split("/")
     app = {
         "app_id": APP_ID,
