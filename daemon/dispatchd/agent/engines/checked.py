@@ -16,10 +16,10 @@ async def checked(
 
             return await check(name, entry, config.state_folder, environment)
         case EngineKind.DAGU:
-            from dispatchd.agent.engines.dagu import check as dagu  # noqa: PLC0415
+            from dispatchd.agent.engines.dagu import check as dagu  # noqa: PLC0415  # likewise
 
             return await dagu.check(name, entry, config, environment)
         case _:
-            from dispatchd.agent.engines.plugin import check as plugin  # noqa: PLC0415
+            from dispatchd.agent.engines.plugin import check as plugin  # noqa: PLC0415  # likewise
 
             return await plugin.check(name, entry, config)

@@ -4,9 +4,9 @@ A package names its class by an entry point of the group `dispatchd.engines`; th
 engines in the configuration. The class has an attribute `Settings`, an attrs class for the table
 `[engines.NAME.settings]`, and is called with one of these. docs/engines.md has an example (your own engine).
 
-What is executed is a script of the daemon's. It decides by a file whether its attempt begins, runs the command in a
-session of its own, ends it when it is told to, and leaves its exit code. So an engine needs no more than to execute
-a script once, to say how it is, and to signal it.
+The engine executes a script that the daemon writes. The script decides by a file whether its attempt begins, runs the
+command in a session of its own, ends it at SIGTERM, and leaves its exit code. So an engine has three duties: execute a
+script once, say how it is, and signal it.
 """
 
 from collections.abc import Collection

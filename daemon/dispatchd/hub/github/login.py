@@ -1,7 +1,7 @@
 """Login with GitHub by the App's OAuth, and what a person may read there.
 
-Source: GitHub docs, "Generating a user access token for a GitHub App". The token of a person can do no more than both the
-person and the App may. A refresh token isn't stored: a session lasts no longer than the token.
+Source: GitHub docs, "Generating a user access token for a GitHub App". A person's token may do what the person and the
+App may both do. A refresh token isn't stored: a session lasts no longer than the token.
 """
 
 from collections.abc import AsyncIterator, Mapping

@@ -124,7 +124,7 @@ async def provider(
         },
         follow_redirects=False,
         # Deadlines are those of whole calls.
-        timeout=None,  # noqa: S113
+        timeout=None,  # noqa: S113  # each call has a deadline of its own
         verify=_trusted(issuer, ca_file, config_file),
         proxy=None if proxy is None else httpx_proxy(proxy),
         # The proxy of the environment is set above; nothing else of the environment counts.
