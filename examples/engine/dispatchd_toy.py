@@ -16,6 +16,7 @@ from dispatchd.agent.engines.port import EngineRefused, EngineSilent, Found, Sta
 _EXECUTE = """
 mkdir "$2" 2>/dev/null || exit 0
 cd "$2" || exit 1
+sh -c 'echo $PPID' >keeper
 /bin/sh "$1" &
 echo $! >pid.new; mv pid.new pid
 wait $!
@@ -56,7 +57,8 @@ class Toy:
         if not folder.is_dir():
             return None
         pid = _number(folder / "pid")
-        alive = pid is None or Path(f"/proc/{pid}").exists()
+        # The script itself is gone for a moment before its code is written.
+        alive = pid is None or Path(f"/proc/{_number(folder / 'keeper')}").exists()
         code = _number(folder / "code")
         if code is None and alive:
             return Found(

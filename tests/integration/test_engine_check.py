@@ -90,6 +90,19 @@ async def test_the_toy_keeps_the_first_rules(tmp_path: Path) -> None:
     assert verdicts(judgements) == {"1.3": Verdict.KEPT, "1.9": Verdict.KEPT}
 
 
+SLOW = ("wait $!\necho $?", "wait $!\ncode=$?; sleep 2; echo $code")
+
+
+async def test_an_engine_that_writes_the_exit_code_late_keeps_its_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(installed(tmp_path, *SLOW)))
+
+    judgements = await checked(toy_config(tmp_path), "toy", ("1.3",))
+
+    assert verdicts(judgements) == {"1.3": Verdict.KEPT}
+
+
 CODES = ("code=code,", "code=code and 1,")
 
 

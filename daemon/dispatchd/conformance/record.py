@@ -102,7 +102,7 @@ def _seconds(value: Json) -> float:
     if type(value) is not int and type(value) is not float:
         return 0.0
     try:
-        return float(value)
+        return float(value) if value > 0 else 0.0
     except OverflowError:
         return inf
 

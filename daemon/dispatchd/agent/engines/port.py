@@ -35,9 +35,10 @@ class Found:
     """News of a script.
 
     `code` is its exit code as a POSIX shell reports it (128 + n for signal n), where it has ended and the engine knows
-    that. `words` is its state in the engine's own words, for people; `where` is the node or the worker that has it;
-    `reason` says why it waits, or how it ended. `is_stopped` is true if it ended because somebody stopped it,
-    `is_given_up` if the engine has lost sight of it, so that it may still run.
+    that: one that learns it later says that the script runs until then. `words` is its state in the engine's own words,
+    for people; `where` is the node or the worker that has it; `reason` says why it waits, or how it ended.
+    `is_stopped` is true if it ended because somebody stopped it, `is_given_up` if the engine has lost sight of it, so
+    that it may still run.
     """
 
     state: State
