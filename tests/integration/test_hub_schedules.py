@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,12 @@ cron = "30 2 * * *"
 timezone = "Europe/Berlin"
 workflow = "backup"
 """
+_FAR = datetime.now(UTC) + timedelta(hours=11, minutes=30)
+HOURLY = MINUTELY.replace("* * * * *", f"{_FAR.minute} * * * *")
+"""None of its runs is due within half an hour of now, nor of this time of any day."""
+DAILY = NIGHTLY.replace("30 2", f"{_FAR.minute} {_FAR.hour}").replace(
+    "Europe/Berlin", "UTC"
+)
 
 
 async def jobs(server: HubHere) -> list[str]:
@@ -160,9 +166,7 @@ async def test_a_due_run_is_a_job_that_a_machine_gets(
 async def test_what_was_missed_is_told_and_caught_up_once(
     tmp_path: Path, database_url: str
 ) -> None:
-    # No run is due within ten minutes of now.
-    first = (datetime.now(UTC).minute + 10) % 20
-    thrice = MINUTELY.replace("* * * * *", f"{first}-59/20 * * * *")
+    thrice = MINUTELY.replace("* * * * *", f"{_FAR.minute % 20}-59/20 * * * *")
     async with scheduled(tmp_path, thrice, database_url=database_url) as server:
         await server.stop()
         await advance(3 * 3600)
@@ -182,7 +186,8 @@ async def test_what_was_missed_is_told_and_caught_up_once(
 
 async def test_runs_that_are_due_at_once_share_commits(tmp_path: Path) -> None:
     count = 64
-    table = '[[schedules]]\nname = "s{}"\ncron = "0 0 * * *"\nworkflow = "ci"\n'
+    table = '[[schedules]]\nname = "s{}"\ncron = "{}"\nworkflow = "ci"\n'
+    cron = f"{_FAR.minute} {_FAR.hour} * * *"
     commits: list[int] = []
 
     def note(connection: Connection) -> None:
@@ -192,7 +197,7 @@ async def test_runs_that_are_due_at_once_share_commits(tmp_path: Path) -> None:
     async def all_are_made() -> bool:
         return len(await jobs(server)) == count
 
-    more = "".join(map(table.format, range(count)))
+    more = "".join(table.format(number, cron) for number in range(count))
     async with scheduled(tmp_path, more) as server:
         event.listen(Engine, "commit", note)
         try:
@@ -283,7 +288,7 @@ async def test_a_changed_disabled_or_removed_schedule_makes_no_run_of_before(
 
 
 async def test_a_full_queue_makes_a_run_wait_and_loses_none(tmp_path: Path) -> None:
-    full = "[queue]\nmost = 1\n" + NIGHTLY
+    full = "[queue]\nmost = 1\n" + DAILY
     async with scheduled(tmp_path, full) as server:
         await server.submit({"id": "first", "dag_name": "ci"})
         await advance(86_400)
@@ -306,7 +311,7 @@ async def test_a_full_queue_makes_a_run_wait_and_loses_none(tmp_path: Path) -> N
 async def test_a_run_that_meets_no_database_is_made_later_and_once(
     tmp_path: Path,
 ) -> None:
-    async with scheduled(tmp_path, NIGHTLY) as server:
+    async with scheduled(tmp_path, DAILY) as server:
         file = server.folder / "hub.db"
         file.rename(file.with_name("aside.db"))
         await advance(86_400)
@@ -385,8 +390,8 @@ async def test_a_restored_hub_catches_up_once_or_not_at_all(
 
 
 async def test_the_owner_sees_schedules_by_a_command(tmp_path: Path) -> None:
-    async with scheduled(tmp_path, MINUTELY + NIGHTLY) as server:
-        await advance(60)
+    async with scheduled(tmp_path, HOURLY + NIGHTLY) as server:
+        await advance(3600)
         await settles(server, "minutely")
         config = ("--config", str(server.folder / FILE))
         said = await command("hub", "schedules", *config)
@@ -395,7 +400,7 @@ async def test_the_owner_sees_schedules_by_a_command(tmp_path: Path) -> None:
 
     title, first, second = said.stdout.splitlines()
     assert title.split() == ["SCHEDULE", "CRON", "ZONE", "NEXT", "LAST", "JOB"]
-    assert first.startswith("minutely  * * * * *   UTC ")
+    assert first.split()[:7] == ["minutely", str(_FAR.minute), *"****", "UTC"]
     assert shown[0]["job_id"] in first
     assert "Europe/Berlin" in second
     assert json.loads(as_json.stdout) == shown
