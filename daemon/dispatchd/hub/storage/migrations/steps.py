@@ -3,8 +3,9 @@
 from functools import cache
 from typing import Any
 
-from alembic import command
 from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
@@ -26,19 +27,20 @@ def fills() -> dict[str, Fill]:
 
 def upgrade(db: Connection, revision: str) -> None:
     """Run the migration with a number, in the transaction of a connection whose database has the one before."""
-    config = _config()
-    config.attributes["connection"] = db
-    command.upgrade(config, revision)
+    context = MigrationContext.configure(db)
+    with Operations.context(context):
+        _modules()[revision].upgrade()
+    context.stamp(_scripts(), revision)
 
 
 @cache
 def _modules() -> dict[str, Any]:
-    scripts = ScriptDirectory.from_config(_config())
-    return {script.revision: script.module for script in scripts.walk_revisions()}
+    return {script.revision: script.module for script in _scripts().walk_revisions()}
 
 
-def _config() -> Config:
+@cache
+def _scripts() -> ScriptDirectory:
     config = Config()
     config.set_main_option("script_location", "dispatchd.hub.storage:migrations")
     config.set_main_option("path_separator", "os")
-    return config
+    return ScriptDirectory.from_config(config)
