@@ -344,6 +344,7 @@ def test_a_configuration_that_is_no_toml_is_told_and_not_shown(config: Path) -> 
     assert "unfinished-secret" not in "".join(found.members.values())
 
 
+@pytest.mark.torture
 def test_what_stands_beside_an_unknown_key_is_left_out(config: Path) -> None:
     secret = "secret-beside-a-typo"
     add(config, f'environments = {{ KEY = "{secret}" }}\n[clod]\nsecret = "{secret}"\n')

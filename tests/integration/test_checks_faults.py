@@ -127,7 +127,7 @@ EVERY = len(OUTCOMES) * len(CAUSES)
 
 
 EACH_COUNT = pytest.mark.parametrize(
-    "count", [4, pytest.param(EVERY, marks=pytest.mark.torture)]
+    "count", [2, pytest.param(EVERY, marks=pytest.mark.torture)]
 )
 
 

@@ -9,6 +9,7 @@ from support.attacks import DAMAGES
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
+from support.torture import few
 
 GOOD = {"id": "good", "dag_name": "good"}
 
@@ -16,7 +17,7 @@ GOOD = {"id": "good", "dag_name": "good"}
 @pytest.mark.parametrize(
     ("damage", "isolation"),
     [
-        *((damage, "none") for damage in DAMAGES),
+        *few(((damage, "none") for damage in DAMAGES), 8),
         # Most of it is denied there (test_walls.py), and what isn't has the same end.
         *((damage, "sandbox") for damage in list(DAMAGES)[::5]),
     ],

@@ -17,6 +17,7 @@ from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.front import Fault, Front, Headers, front, pages
 from support.hub import HubHere, hub
 from support.machine import row
+from support.torture import few
 from support.until import in_time, until
 
 ONCE = ["/bin/sh", "-c", "echo ran >> ../../../ran; echo done"]
@@ -82,7 +83,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 @pytest.mark.parametrize("call", ["accept", "finish"])
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", few(PAGES, 3))
 async def test_a_page_in_place_of_the_hubs_answer_closes_no_job(
     site: Site, call: str, page: str
 ) -> None:
@@ -100,7 +101,7 @@ async def test_a_page_in_place_of_the_hubs_answer_closes_no_job(
     assert all("page?)" in line["error"] for line in failed)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", few(PAGES, 3))
 async def test_a_page_in_place_of_a_heartbeats_answer_loses_no_lease(
     site: Site, page: str
 ) -> None:

@@ -11,6 +11,7 @@ from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, Issuer, config_lines
+from support.torture import few
 from support.until import in_time
 
 HTML = {"content-type": "text/html"}
@@ -80,7 +81,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield found
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", few(PAGES, 3))
 async def test_a_page_does_not_change_a_license_and_pulling_is_back_at_once(
     site: Site, page: str
 ) -> None:

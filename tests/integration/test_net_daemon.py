@@ -22,6 +22,7 @@ from support.hub import hub as running_hub
 from support.licenses import KEY, Issuer, config_lines
 from support.machine import row
 from support.net import Fault, InTurn, Net, net
+from support.torture import few
 from support.until import in_time
 
 STOP_S = 30.0
@@ -149,7 +150,7 @@ async def ends_once(server: HubHere, machine: Machine, job_id: str) -> None:
     assert machine.begun() == 1
 
 
-@pytest.mark.parametrize("name", ["pull", "accept", "heartbeat", "finish"])
+@pytest.mark.parametrize("name", few(["accept", "finish", "pull", "heartbeat"], 2))
 async def test_a_job_of_a_hub_runs_once_whatever_befalls_the_calls_about_it(
     tmp_path: Path, name: str
 ) -> None:

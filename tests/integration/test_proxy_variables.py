@@ -22,6 +22,7 @@ from support.cli import Done, command
 from support.git_server import git_server
 from support.hub import Hub
 from support.proxy import proxy
+from support.torture import few
 
 CLEAN = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"))
 """No variable of whoever runs the tests."""
@@ -136,7 +137,7 @@ async def test_a_ca_of_ones_own_counts_beside_the_systems(
 
 
 @pytest.mark.parametrize(
-    "env", [SOCKS, {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "[::1]"}]
+    "env", few([SOCKS, {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "[::1]"}], 1)
 )
 async def test_the_hub_starts_or_names_the_variable(
     tmp_path: Path, env: dict[str, str]

@@ -250,6 +250,7 @@ def ended_by_the_end_of(program: str, that: Quickstart, folder: Path) -> None:
     assert processes_of(folder) == []
 
 
+@pytest.mark.torture
 def test_a_call_that_was_cut_short_is_completed_and_the_end_of_the_hub_ends_the_machine(
     tmp_path: Path,
 ) -> None:
@@ -265,6 +266,7 @@ def test_a_call_that_was_cut_short_is_completed_and_the_end_of_the_hub_ends_the_
         ended_by_the_end_of("hub serve", second, folder)
 
 
+@pytest.mark.torture
 def test_a_call_that_was_killed_while_it_made_the_hub_is_completed(
     tmp_path: Path,
 ) -> None:

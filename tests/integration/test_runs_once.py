@@ -11,6 +11,7 @@ from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.hub import HubHere, hub
 from support.machine import row
+from support.torture import few
 from support.until import in_time, until
 
 AWAY_S = 600.0
@@ -87,7 +88,7 @@ async def without_its_database(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "away", [down, asleep, with_another_clock, without_its_database]
+    "away", few([down, without_its_database, asleep, with_another_clock], 2)
 )
 async def test_a_job_runs_once_while_its_hub_is_away(
     site: Site, away: Callable[[Site], Awaitable[None]]

@@ -110,8 +110,9 @@ async def test_a_shim_outlives_its_starter_and_another_one_takes_its_place(
     assert await local.observe(first, one.folder) == Exit(code=3)
 
 
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.torture)])
 async def test_a_starter_that_is_killed_as_it_forks_gives_no_attempt_two_shims(
-    local: LocalEngine, tmp_path: Path
+    local: LocalEngine, tmp_path: Path, rounds: int
 ) -> None:
     """The first shim may be behind its gate when the starter's answer is lost."""
 
@@ -123,7 +124,7 @@ async def test_a_starter_that_is_killed_as_it_forks_gives_no_attempt_two_shims(
                 return
 
     ends = []
-    for number in range(10):
+    for number in range(rounds):
         before = launch(tmp_path / f"{number}-before", "/bin/sh", "-c", "read _ <pipe")
         ready = launch(tmp_path / str(number), "/bin/sh", "-c", "echo x >>ran; exit 3")
         os.mkfifo(before.workspace / "pipe")
@@ -139,7 +140,7 @@ async def test_a_starter_that_is_killed_as_it_forks_gives_no_attempt_two_shims(
         (before.workspace / "pipe").write_text("go\n")
         await local.observe(first, before.folder)
 
-    assert ends == [(Exit(code=3), "x\n")] * 10
+    assert ends == [(Exit(code=3), "x\n")] * rounds
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from support.cli import dispatchd_process
 from support.daemon import write_config
 from support.endpoint import endpoint
 from support.preload import build
+from support.torture import few
 
 IT = {"it": ["/bin/sh", "-c", "echo said; echo loudly >&2"]}
 
 
-@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", few(["<&- >&- 2>&-", "<&-", "2>&-", "<&- 2>&-"], 1))
 async def test_a_run_has_streams_where_the_daemon_was_given_none(
     tmp_path: Path, closed: str
 ) -> None:

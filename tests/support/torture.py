@@ -6,12 +6,15 @@ import secrets
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterable
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from _pytest.mark import ParameterSet
 from attrs import define, field, frozen
+
+T = TypeVar("T")
 
 MARK = "torture"
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
@@ -225,3 +228,11 @@ def lasting_port() -> int:
             except OSError:
                 continue
         return port
+
+
+def few(cases: Iterable[T], count: int) -> list[T | ParameterSet]:
+    """Return cases, or rows of several columns, of which all but the first few are for torture."""
+    every = list(cases)
+    rest = (each if isinstance(each, tuple) else (each,) for each in every[count:])
+    torture = (pytest.param(*each, marks=pytest.mark.torture) for each in rest)
+    return [*every[:count], *torture]

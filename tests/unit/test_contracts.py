@@ -313,6 +313,7 @@ def test_a_type_that_only_toml_has_is_named() -> None:
     assert "must be a string, not a datetime" in [each.rule for each in found]
 
 
+@pytest.mark.torture(least_s=20)
 def test_the_wheel_that_comes_from_the_sdist_carries_every_schema(
     tmp_path: Path,
 ) -> None:
