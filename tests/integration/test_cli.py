@@ -20,6 +20,8 @@ from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.fixtures import ROOT
 
+CONTRACTS = Path(__file__).parents[2] / "contracts" / "schemas"
+
 GOOD = {"it": ["/bin/sh", "-c", "echo hello"]}
 URL = "http://127.0.0.1:9"
 
@@ -496,3 +498,16 @@ async def until_shown(screens: TextReceiveStream, words: str) -> None:
     with within(20):
         while words not in shown:
             shown += await screens.receive()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [([], "config.schema.json"), (["--hub"], "hub-config.schema.json")],
+)
+def test_the_schema_for_an_editor_is_that_of_the_contract(
+    words: list[str], name: str
+) -> None:
+    done = dispatchd("config", "schema", *words)
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == json.loads((CONTRACTS / name).read_text())

@@ -1,5 +1,6 @@
-"""`dispatchd config check`: check that the daemon can use a configuration."""
+"""`dispatchd config`: check that the daemon can use a configuration; print the schema of one for editors."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from dispatchd.errors import ConfigError, Problem
 
 @click.group()
 def config() -> None:
-    """Check the configuration."""
+    """Check the configuration, or print its schema."""
 
 
 @config.command()
@@ -48,6 +49,21 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
     click.echo(
         f"{configuration.file} is good; workflows: {names}; state in {configuration.state_folder}"
     )
+
+
+@config.command()
+@click.option(
+    "--hub", "is_hub", is_flag=True, help="The schema of hub.toml in place of it."
+)
+def schema(*, is_hub: bool) -> None:
+    """Print the JSON Schema of the configuration file.
+
+    An editor completes and checks a TOML file whose first line names it: #:schema ./dispatchd.schema.json
+    """
+    from dispatchd.protocol import contracts
+
+    document = contracts.schema("hub-config" if is_hub else "config")
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def _problem(problem: Problem) -> dict[str, str]:
