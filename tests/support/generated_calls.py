@@ -46,6 +46,9 @@ TEXT = b"text"
 KEPT = Artifact(path="a/b", size=len(TEXT), sha256=sha256(TEXT).hexdigest())
 """An artifact of each job that a machine has."""
 
+EVERYTHING = "{name}/artifact"
+"""Path of a call that would be about all that can be there."""
+
 LONGEST_WAIT_S = 0.02
 NUMBERS = count(1)
 
@@ -67,10 +70,11 @@ class Known:
         return self.deliveries if "/deliveries/" in path else [*self.jobs]
 
 
-async def seeded(server: Hub) -> Known:
-    """Return what is there after one job has been brought into each state."""
+async def seeded(server: Hub, path: str) -> Known:
+    """Return what is there after one job has been brought into each state, with whatever else calls of a path are about."""
     number, http = next(NUMBERS), server.http
-    names = [f"n{number}.{index} ä" for index in range(3)]
+    about_names = "{name}" in path or path.endswith("/activate")
+    names = [f"n{number}.{index} ä" for index in range(3 * about_names)]
     key = ""
     for name in names:
         made = await http.post("/api/v1/machines", json={"name": name})
@@ -88,6 +92,8 @@ async def seeded(server: Hub) -> Known:
         if step is not None:
             known.jobs[job_id] = await claimed(server, job_id)
         if step:
+            if "/artifact" in path:
+                await with_artifact(server, job_id)
             await moved(server, job_id, known.jobs[job_id], step)
     return known
 
@@ -105,10 +111,7 @@ async def claimed(server: Hub, job_id: str) -> str:
             return str(reply.json()["claim_token"])
 
 
-async def moved(server: Hub, job_id: str, token: str, step: str) -> None:
-    call = step if step in {"accept", "finish", "release"} else "heartbeat"
-    body = {**PROOF, "claim_token": token, "dag_run_id": "run", "phase": step}
-    body["result_status"] = "failed"
+async def with_artifact(server: Hub, job_id: str) -> None:
     for name, fields in (
         ("artifacts", ArtifactList(attempt=1, files=[KEPT]).to_wire()),
         ("artifact", ArtifactChunk(file=KEPT.sha256, offset=0, data=TEXT).to_wire()),
@@ -116,6 +119,12 @@ async def moved(server: Hub, job_id: str, token: str, step: str) -> None:
         url = f"{PATH}/{encoded(job_id)}/{name}"
         kept = await server.http.post(url, json={**PROOF, **fields})
         assert kept.is_success, kept.text
+
+
+async def moved(server: Hub, job_id: str, token: str, step: str) -> None:
+    call = step if step in {"accept", "finish", "release"} else "heartbeat"
+    body = {**PROOF, "claim_token": token, "dag_run_id": "run", "phase": step}
+    body["result_status"] = "failed"
     reply = await server.http.post(f"{PATH}/{encoded(job_id)}/{call}", json=body)
     assert reply.is_success, reply.text
 
@@ -231,7 +240,8 @@ async def judge(server: Hub, description: Path, examples: int) -> None:
         nothing_to_break = operation.path in {"/healthz", "/readyz"}
         # What is refused leaves what is there to the valid ones, so that it has to be made once.
         modes = [GenerationMode.NEGATIVE, GenerationMode.POSITIVE]
-        known = known or await seeded(server)
+        asked = operation.method.upper() == "GET"
+        known = known or await seeded(server, EVERYTHING if asked else operation.path)
         seen: set[int] = set()
         for mode in modes[nothing_to_break:]:
             seen |= await to_thread.run_sync(
@@ -240,6 +250,6 @@ async def judge(server: Hub, description: Path, examples: int) -> None:
         print(operation.label, sorted(seen))
         # Otherwise nothing would be said about what lies behind the refusals.
         assert seen & {200, 201, 204}, (operation.label, seen)
-        if operation.method.upper() != "GET":
+        if not asked:
             # It may have changed what is there.
             known = None
