@@ -82,6 +82,7 @@ from explore.search import begin
 from explore.turn import dead
 from explore.world import Bug, World
 from support.current import current_config
+from support.torture import few
 
 STORIES: Final = 8
 STEPS: Final = 40
@@ -528,7 +529,7 @@ MISTOLD: Final = (
 """Faults of the explorer's own lines about a machine, by their words."""
 
 
-@pytest.mark.parametrize("words", MISTOLD)
+@pytest.mark.parametrize("words", few(MISTOLD, 4))
 async def test_a_line_that_says_something_else_is_noticed(
     tmp_path: Path, words: str
 ) -> None:
@@ -762,7 +763,7 @@ class HubStory:
                 self.keep(self.world.ask(over, each, others))
 
 
-@pytest.mark.parametrize("number", range(STORIES))
+@pytest.mark.parametrize("number", few(range(STORIES), 4))
 def test_the_explorer_tells_of_a_hub_what_its_store_does(
     database: Database, number: int
 ) -> None:

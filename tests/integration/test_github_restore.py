@@ -12,6 +12,7 @@ from support.github_hub import deliveries, jobs
 from support.hub_process import HubProcess
 from support.machine import Machine
 from support.polling import ISSUES, config, polling_hub
+from support.torture import few
 
 OPENED = real("issues/17-opened")
 
@@ -46,7 +47,7 @@ async def lost_a_day(folder: Path, api: DeliveriesApi) -> list[str]:
     return ran
 
 
-@pytest.mark.parametrize("events", ["", "run", "skip"])
+@pytest.mark.parametrize("events", few(["", "skip", "run"], 2))
 async def test_what_has_run_since_the_backup_is_recognised_or_left_to_the_owner(
     tmp_path: Path, events: str
 ) -> None:

@@ -32,6 +32,7 @@ from support.endpoint import SECRET, endpoint
 from support.fixtures import ROOT
 from support.hub import hub
 from support.machine import Held, Machine
+from support.torture import few
 from support.until import until
 
 STATES = ROOT / "states"
@@ -68,6 +69,12 @@ WORKFLOWS = {
 
 folders = pytest.mark.parametrize("version", sorted(FOLDERS))
 dumps = pytest.mark.parametrize("revision", sorted(DUMPS))
+oldest_and_newest_folder = pytest.mark.parametrize(
+    "version", few([min(FOLDERS), *sorted(FOLDERS, reverse=True)[:-1]], 2)
+)
+oldest_and_newest_dump = pytest.mark.parametrize(
+    "revision", few([min(DUMPS), *sorted(DUMPS, reverse=True)[:-1]], 2)
+)
 
 
 def test_each_schema_version_has_a_state_folder_of_its_own() -> None:
@@ -111,7 +118,7 @@ def test_every_record_of_an_older_release_is_there(
     assert phases == {each for each in Phase if later.get(each, 1) <= version}
 
 
-@folders
+@oldest_and_newest_folder
 async def test_a_daemon_finishes_what_an_older_release_has_begun(
     tmp_path: Path, version: int
 ) -> None:
@@ -189,7 +196,7 @@ def test_every_row_of_an_older_release_is_there(tmp_path: Path, revision: str) -
         assert len(kept) >= 2
 
 
-@dumps
+@oldest_and_newest_dump
 async def test_a_hub_finishes_what_an_older_release_has_begun(
     tmp_path: Path, revision: str
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
+from support.torture import few
 
 HOSTILE = {
     "PATH without /bin": {"PATH": "/opt/toolchain/bin"},
@@ -30,7 +31,7 @@ SHELLS = {"UID", "PPID", "OPTIND", "PWD", "SHELLOPTS", "POSIXLY_CORRECT"}
 """Variables that some shells own."""
 
 
-@pytest.fixture(params=HOSTILE)
+@pytest.fixture(params=few(HOSTILE, 5))
 def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     given = HOSTILE[request.param]
     folder = tmp_path / "tools"
