@@ -291,6 +291,15 @@ async def test_each_of_several_secrets_is_valid(server: HubHere) -> None:
     assert (old.status_code, wrong.status_code) == (202, 401)
 
 
+async def test_a_secret_in_the_url_is_not_in_the_log(server: HubHere) -> None:
+    # As an owner may set it up by mistake.
+    reply = await post(server, f"x/{webhooks.TOKEN}", b"{}", {})
+
+    assert reply.status_code == 401
+    [said] = log(server, "webhook_refused")
+    assert webhooks.TOKEN not in json.dumps(said)
+
+
 async def test_a_signed_time_keeps_old_deliveries_out(server: HubHere) -> None:
     push = real("gitlab/push")
     now = server.context.now()
@@ -327,8 +336,12 @@ async def test_code_of_a_fork_runs_only_where_the_owner_wants_it(
             del unclear["pull_request"][end]["repo_id"]
         comment = {**fork, "action": "created", "is_pull": True}
         merge["object_attributes"]["source_project_id"] = 99
+        # Whoever may read a repository of Gitea can push this one to it (refs/for/...).
+        agit = same(pull, repo_id=pull["pull_request"]["base"]["repo_id"])
+        agit["pull_request"]["head"].update(label="", ref="refs/pull/2/head")
         never = [
             await gitea(server, fork, "g-1", "pull_request"),
+            await gitea(server, agit, "g-4", "pull_request"),
             await gitea(server, unclear, "g-2", "pull_request"),
             await gitea(server, comment, "g-3", "issue_comment"),
             await gitlab(server, merge, "l-1"),
@@ -607,6 +620,29 @@ def test_a_secret_that_can_not_be_used_stops_the_start(
     [line] = str(caught.value).splitlines()
     assert expected in line
     assert not content or content not in line.replace("whsec_ and", "")
+
+
+def test_no_hook_has_the_secret_of_github_s(
+    tmp_path: Path, migrated_file: Path
+) -> None:
+    # Gitea even signs in GitHub's own header.
+    github = """
+[github]
+token_file = "plain-secret"
+webhook_secret_files = ["forge-secret"]
+"""
+    folder = prepared(tmp_path)
+    shutil.copy(migrated_file, folder / "hub.db")
+    (folder / FILE).write_text(FORGE + github)
+    database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
+    context = Context.at(load(folder / FILE), database)
+    database.close()
+
+    with pytest.raises(ConfigError) as caught:
+        Webhooks.of(context, Submissions(context))
+
+    [line] = str(caught.value).splitlines()
+    assert "webhooks[0].secret_files: must name secrets of its own: 'github'" in line
 
 
 def test_of_many_that_come_at_once_one_makes_the_job(

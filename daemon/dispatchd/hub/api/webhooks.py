@@ -11,7 +11,6 @@ from contextlib import ExitStack, closing
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from secrets import token_bytes
 from typing import Final, Self
 
 import anyio
@@ -24,7 +23,7 @@ from dispatchd.errors import ConfigError, ContractViolation, Problem
 from dispatchd.hub.auth.webhook_proof import DeliveryProof, key_of, read_proof
 from dispatchd.hub.auth.webhook_signature import IN_MEMORY, SignedBody
 from dispatchd.hub.config.secret_files import read_secret
-from dispatchd.hub.config.webhooks import Webhook
+from dispatchd.hub.config.webhooks import RESERVED, Webhook
 from dispatchd.hub.connections.places import Places
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import HubError
@@ -88,8 +87,6 @@ class Webhooks:
     _large: anyio.Semaphore = field(
         factory=lambda: anyio.Semaphore(_LARGE_AT_ONCE), init=False
     )
-    _unknown: Sequence[bytes] = field(factory=lambda: [token_bytes(32)], init=False)
-    """Keys by which bodies of unknown hooks are signed, so that they take as long as others."""
 
     @classmethod
     def of(cls, context: Context, submissions: Submissions) -> Self:
@@ -99,9 +96,12 @@ class Webhooks:
             ConfigError: One can't be used.
         """
         hooks: dict[str, _Hook] = {}
+        owners = _keys_of_github(context) if context.settings.webhooks else {}
         for index, webhook in enumerate(context.settings.webhooks):
-            hook = _opened(context.settings.file, index, webhook)
-            _require_own(context.settings.file, index, hook, hooks)
+            hook = _opened(context, index, webhook)
+            if hook.form.check is Check.HMAC:
+                _require_own(context.settings.file, index, hook, owners)
+                owners |= dict.fromkeys(hook.keys, webhook.name)
             hooks[webhook.name] = hook
         return cls(context, submissions, hooks)
 
@@ -189,7 +189,7 @@ class Webhooks:
     async def _received(
         self, request: Request, hook: _Hook | None, proof: DeliveryProof
     ) -> SignedBody:
-        keys = self._unknown if hook is None else hook.keys
+        keys = () if hook is None else hook.keys
         with anyio.move_on_after(_READ_S) as scope, ExitStack() as places:
             places.enter_context(self._coming.one(scope))
 
@@ -285,16 +285,31 @@ def kept_headers(form: Form, headers: Mapping[str, str]) -> str:
     )
 
 
-def _opened(file: Path, index: int, webhook: Webhook) -> _Hook:
+def _keys_of_github(context: Context) -> dict[bytes, str]:
+    """Return the keys of GitHub's hook, each with its name. Blocks.
+
+    Raises:
+        ConfigError: One can't be read.
+    """
+    github, file = context.settings.github, context.settings.file
+    secrets = (
+        read_secret(path, config_file=file, key=f"github.webhook_secret_files[{index}]")
+        for index, path in enumerate(github.webhook_secret_files if github else ())
+    )
+    return {secret.encode(): RESERVED for secret in secrets}
+
+
+def _opened(context: Context, index: int, webhook: Webhook) -> _Hook:
     """Return a hook with its keys. Blocks.
 
     Raises:
         ConfigError: One can't be used.
     """
-    keys, form = [], webhook.form
+    keys, form, file = [], webhook.form, context.settings.file
     for number, secret_file in enumerate(webhook.secret_files):
         key = f"webhooks[{index}].secret_files[{number}]"
         secret = read_secret(secret_file, config_file=file, key=key)
+        context.known.know("webhooks", [secret])
         try:
             keys.append(key_of(form, secret))
         except ValueError as error:
@@ -305,16 +320,22 @@ def _opened(file: Path, index: int, webhook: Webhook) -> _Hook:
 
 
 def _require_own(
-    file: Path, index: int, hook: _Hook, others: Mapping[str, _Hook]
+    file: Path, index: int, hook: _Hook, owners: Mapping[bytes, str]
 ) -> None:
     """Refuse a hook whose key another one has: nothing in a signed delivery says for which of them it is.
+
+    Args:
+        file: The configuration.
+        index: The number of the hook in it.
+        hook: The hook.
+        owners: Names of the hooks before it and of GitHub's, by their keys.
 
     Raises:
         ConfigError: There is such a key.
     """
-    for name, other in others.items():
-        are_signed = hook.form.check is other.form.check is Check.HMAC
-        if are_signed and not set(hook.keys).isdisjoint(other.keys):
+    for key_bytes in hook.keys:
+        name = owners.get(key_bytes)
+        if name is not None:
             expected = (
                 f"must name secrets of its own: {name!r} has the same, so that a delivery "
                 f"to one could be sent to the other (webhook {hook.webhook.name!r})"

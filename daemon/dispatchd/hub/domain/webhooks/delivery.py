@@ -182,11 +182,18 @@ def _is_about_a_pull(
 
 
 def _is_same_repository(form: Form, headers: Mapping[str, str], payload: Json) -> bool:
-    """Return whether a pull request certainly comes from the repository that it goes to, by their ids."""
+    """Return whether a pull request certainly comes from the repository that it goes to: by their ids, and from a branch."""
     if form.origin is None:
         return True
     head, base = (_at(place, headers, payload) for place in form.origin)
-    return bool(head) and head == base
+    if not head or head != base:
+        return False
+    return not form.branch or _is_branch(_at(form.branch, headers, payload))
+
+
+def _is_branch(names: list[str]) -> bool:
+    """Return whether a place has the name of a branch; of a pull request without one it has the full ref of that."""
+    return any(names) and not names[0].startswith("refs/")
 
 
 def _number(text: str) -> int:

@@ -85,6 +85,9 @@ class Form:
     """Place of the branch that a pull request is to be merged into."""
     origin: tuple[str, str] | None = None
     """Places of the repositories that a pull request comes from and goes to: if they differ, it is one from a fork."""
+    branch: str = ""
+    """Place of the branch that a pull request comes from. One without a branch counts as from a fork: whoever may read a
+    repository of Gitea can push it there (AGit, `refs/for/...`)."""
     changed: tuple[str, ...] = ()
     """Place of the time at which a pull request was changed."""
     usual: Mapping[str, tuple[str, ...]] = field(factory=dict, hash=False)
@@ -129,6 +132,7 @@ _GITEA: Final = Form(
     pull_ref="refs/pull/{number}/head",
     base=("/pull_request/base/ref",),
     origin=("/pull_request/head/repo_id", "/pull_request/base/repo_id"),
+    branch="/pull_request/head/ref",
     changed=("/pull_request/updated_at",),
     usual={"pull_request": ("opened", "synchronized", "reopened")},
     kept=("x-gitea-",),
