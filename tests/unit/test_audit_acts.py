@@ -35,3 +35,8 @@ def test_each_call_has_its_words(path: str) -> None:
 def test_ids_with_slashes_and_braces_are_shown_as_they_are() -> None:
     assert words("/jobs/a/cancel/b{0}/cancel") == "Cancel job a/cancel/b{0}"
     assert words("/jobs/cancel") == "POST /jobs/cancel"
+
+
+def test_a_job_in_the_query_is_named_too() -> None:
+    assert words("/jobs/cancel?id=a+%2F%3Fb%7B0%7D") == "Cancel job a /?b{0}"
+    assert words("/jobs/requeue?id=..") == "Run job .. again"

@@ -5,6 +5,7 @@ The record is durable before the answer is sent.
 
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import urlencode
 
 import structlog
 from attrs import frozen
@@ -72,7 +73,7 @@ def auditing(app: ASGIApp, record: Record = nowhere) -> ASGIApp:
                     "owner_call",
                     by=change.who,
                     method=change.method,
-                    path=scope["path"],
+                    path=change.path,
                     status=change.status,
                     address=change.address,
                 )
@@ -81,10 +82,21 @@ def auditing(app: ASGIApp, record: Record = nowhere) -> ASGIApp:
 
 
 def _change(scope: Scope, status: int) -> Change:
+    request = Request(scope)
+    path = scope["path"]
+    job_id = request.query_params.get("id")
+    if job_id is not None and not scope.get("path_params"):
+        # The page also takes the id of a job so. Nothing else of a query is recorded: it might be a secret.
+        path += f"?{urlencode({'id': job_id}, errors='surrogatepass')}"
     return Change(
-        who=scope[_BY],
+        who=_storable(scope[_BY]),
         method=scope["method"],
-        path=scope["path"][:_LONGEST_PATH],
+        path=_storable(path[:_LONGEST_PATH]),
         status=status,
-        address=address_of(Request(scope)),
+        address=address_of(request),
     )
+
+
+def _storable(text: str) -> str:
+    """Return a text in a form that any database takes: a name from elsewhere may have half a surrogate pair."""
+    return text.encode(errors="replace").decode()

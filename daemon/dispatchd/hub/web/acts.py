@@ -2,8 +2,12 @@
 
 import re
 from typing import Final
+from urllib.parse import unquote_plus
 
 from dispatchd.hub.auth.audit import Change
+
+_QUERY: Final = re.compile(r"(/jobs)(/[a-z]+)\?id=(.*)")
+"""Path of the page about a job whose id is in the query."""
 
 _ACTS: Final = tuple(
     (re.compile(pattern), words)
@@ -31,8 +35,11 @@ _ACTS: Final = tuple(
 
 def act(change: Change) -> str:
     """Return what a change was, in words; its call for one that has none."""
-    call = f"{change.method} {change.path}"
+    path, in_query = change.path, _QUERY.fullmatch(change.path)
+    if in_query:
+        path = f"{in_query[1]}/{unquote_plus(in_query[3])}{in_query[2]}"
+    call = f"{change.method} {path}"
     for pattern, words in _ACTS:
         if match := pattern.fullmatch(call):
             return words.format(*match.groups())
-    return call
+    return f"{change.method} {change.path}"
