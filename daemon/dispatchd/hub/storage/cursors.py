@@ -3,7 +3,7 @@
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select
 
 from dispatchd.hub.storage.database import Database, upsert
 from dispatchd.hub.storage.schema import MARKS
@@ -12,8 +12,18 @@ _NAMED: Final = MARKS.c.name == bindparam("of_name")
 _VALUE: Final = select(MARKS.c.value).where(_NAMED)
 _DELETE: Final = delete(MARKS).where(_NAMED)
 
+_LOOKED_AT: Final = 100
+"""Marks of a kind on each side of a new one of which those are removed whose time is over (count)."""
+
 _DIGITS: Final = 12
 """Length of a time that is stored as a text (digits)."""
+
+
+def _first(start: str, end: str) -> Select[tuple[str]]:
+    """Return the query of the first names from one text on that come before another one."""
+    name = MARKS.c.name
+    query = select(name).where(name >= start, name < end)
+    return query.order_by(name).limit(_LOOKED_AT)
 
 
 @frozen
@@ -35,17 +45,23 @@ class MarkStore:
         return bool(db.execute(_DELETE, {"of_name": name}).rowcount)
 
     def put_until(self, kind: str, name: str, at: float, *, now: float) -> bool:
-        """Store a mark of a kind until a time, and remove those of the kind whose time is over; False if it is there already.
+        """Store a mark of a kind until a time, and remove some of the kind whose time is over; False if it is there already.
 
-        `kind` is the prefix of their names; times are seconds since the epoch.
+        `kind` is the prefix of their names, with a space at its end; times are seconds since the epoch. Strangers have
+        such marks made, so the work doesn't grow with the number of marks: names are random, so those that are looked at
+        are others each time.
         """
         # Texts of one length sort as their times do.
         over = MARKS.c.value < f"{int(now):0{_DIGITS}d}"
-        like = MARKS.c.name.startswith(kind, autoescape=True)
         value = f"{int(at) + 1:0{_DIGITS}d}"
+        looked_at = (
+            _first(kind, f"{kind}{name}"),
+            _first(f"{kind}{name}", f"{kind.removesuffix(' ')}!"),
+        )
 
         def work(db: Connection) -> bool:
-            db.execute(delete(MARKS).where(like, over))
+            for names in looked_at:
+                db.execute(delete(MARKS).where(MARKS.c.name.in_(names), over))
             made = upsert(db, MARKS).values(name=f"{kind}{name}", value=value)
             return db.execute(made.on_conflict_do_nothing()).rowcount > 0
 
