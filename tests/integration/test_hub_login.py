@@ -7,12 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.clock import advance
+from support.clock import advance, threads_are_idle
 from support.hub_page import form_token, text
 from support.machine import Machine
 from support.people import CLIENT_SECRET, log_in
 from support.people_scene import ROLES, SECRET, SHOP, Scene, scene
 from support.until import until
+from support.webhooks import FORGE, gitea, prepared, real
 
 
 @pytest.fixture
@@ -124,6 +125,48 @@ async def test_a_token_that_github_has_revoked_ends_the_session(here: Scene) -> 
 
     assert [each.status_code for each in found] == [303, 303]
     assert found[0].headers["location"].startswith("/login?next=")
+
+
+async def test_an_account_that_github_has_suspended_sees_nothing_any_more(
+    here: Scene,
+) -> None:
+    async with here.person("dev") as reader, here.person("vera") as viewer:
+        for login in ("dev", "vera"):
+            here.services.accounts[login].is_suspended = True
+        await advance(121)
+        found = [
+            (await each.get(path)).status_code
+            for each, path in ((reader, "/jobs/seen"), (viewer, "/jobs/hidden"))
+        ]
+
+    assert found == [404, 303]
+
+
+async def test_a_webhook_s_job_is_of_no_repository_at_github(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "hub")
+    async with scene(folder, more=FORGE) as here:
+        shop = {"repository_name": SHOP, "repository_id": 7}
+        await here.hub.submit({"id": "seen", "dag_name": "ci", **shop})
+        await here.hub.submit(
+            {"id": "named", "dag_name": "ci", "repository_name": SHOP}
+        )
+        # Anybody can make a repository of that name at GitHub.
+        for number, name in enumerate((SHOP, "acme/inner")):
+            push = {**real("gitea/push"), "repository": {"full_name": name}}
+            reply = await gitea(here.hub, push, f"g-{number}")
+            job = reply.json()["jobs"][0]
+            async with here.person("dev") as reader:
+                here.services.requests.clear()
+                await advance(121)
+                hidden = await reader.get(f"/jobs/{job}")
+                listed = await reader.get("/")
+                shown = [await reader.get(f"/jobs/{one}") for one in ("seen", "named")]
+
+            assert hidden.status_code == 404
+            assert job not in listed.text
+            assert [each.status_code for each in shown] == [200, 200]
+            # The names of another service aren't told to GitHub either.
+            assert here.services.requests == [f"GET /repos/{SHOP}"]
 
 
 async def test_a_session_lasts_as_long_as_its_token(here: Scene) -> None:
@@ -329,11 +372,18 @@ async def test_a_reader_is_told_of_changes_of_their_jobs_alone(here: Scene) -> N
         seen = await machine.pull()
         found.append(await heard())
         await advance(2)
+        # Not even a heartbeat tells when something happens to the jobs of others.
         hidden = await machine.pull()
-        found.append(await heard())
+        for act in (hidden.accept, hidden.finish):
+            await threads_are_idle()
+            await advance(2)
+            await act()
+        await threads_are_idle()
         await advance(2)
         await seen.accept()
         found.append(await heard())
+        await advance(16)
+        found.append(await heard())
 
     assert (seen.id, hidden.id) == ("seen", "hidden")
-    assert found == [": here", "event: changed", ": here", "event: changed"]
+    assert found == [": here", "event: changed", "event: changed", ": here"]

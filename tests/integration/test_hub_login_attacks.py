@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from support.clock import advance
+from support.hub_page import form_token, text
 from support.people import begun, log_in, provider_key, signed
 from support.people_scene import Scene, scene
 
@@ -189,10 +190,13 @@ TOKENS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "from the future": changed(iat=NOW + 86_400),
     "no end": changed(exp=None),
     "an end that is no number": changed(exp="9999999999"),
+    "an end beyond all floats": changed(exp=10**400),
+    "a beginning beyond all floats": changed(nbf=-(10**400)),
     "an end that never comes": changed(exp=float("inf")),
     "an end that is not to be compared": changed(exp=float("nan")),
     "no subject": changed(sub=None),
     "a subject that is no text": changed(sub=["s-1"]),
+    "a subject that is half a character": changed(sub="\ud800"),
     "a long subject": changed(sub="s" * 256),
     "no token": lambda _: None,
     "no text": lambda _: {"a": 1},
@@ -302,6 +306,76 @@ async def test_no_cookie_but_this_hub_s_own_is_a_session(
 
     assert found == [303] * 7 + [200]
     assert back.status_code == 401
+
+
+async def test_no_name_that_looks_like_another_has_its_role(tmp_path: Path) -> None:
+    roles = 'viewers = ["email:kim@example.org", "sub:AbC"]\noperators = ["group:ops"]'
+    claims: tuple[dict[str, Any], ...] = (
+        {"sub": "aBc"},
+        {"groups": ["Ops"]},
+        {"groups": "ops,other"},
+        {"groups": {"ops": True}},
+        {"groups": [["ops"]]},
+        # A KELVIN SIGN, whose lower case is a k.
+        {"email": "\u212aim@example.org", "email_verified": True},
+        {"email": "kim@example.org", "email_verified": "true"},
+        {"email": ["kim@example.org"], "email_verified": True},
+        {"preferred_username": "sub:AbC"},
+        {"email": "Kim@Example.org", "email_verified": True},
+        {"sub": "AbC"},
+        {"groups": "ops"},
+    )
+    found = []
+    async with scene(tmp_path / "hub", oidc=roles) as here:
+        for claim in claims:
+            here.services.claims = claim
+            async with here.browser() as browser:
+                reply = await log_in(here.services, browser, way="oidc")
+                found.append(reply.status_code)
+
+    assert found == [403] * 9 + [200] * 3
+
+
+async def test_a_person_with_long_names_in_many_groups_fits_a_cookie(
+    tmp_path: Path,
+) -> None:
+    groups = [f"/acme/engineering/teams/{number:03d}/members" for number in range(200)]
+    listed = json.dumps([f"group:{group}" for group in groups])
+    roles = f'viewers = {listed}\noperators = ["group:ops"]'
+    async with scene(tmp_path / "hub", oidc=roles) as here:
+        here.services.claims = {
+            "sub": "\N{GRINNING FACE}" * 255,
+            "preferred_username": "\N{GRINNING FACE}" * 300,
+            "groups": [*groups, "ops"],
+        }
+        async with here.person(way="oidc") as browser:
+            page = await browser.get("/")
+            size = len(browser.cookies[COOKIE])
+
+    assert "(operator)" in page.text
+    # RFC 6265, 6.1: with its name and its attributes.
+    assert size < 4000
+
+
+async def test_nobody_acts_without_being_on_the_audit_list(here: Scene) -> None:
+    acts = []
+    names = ("ops-1", "half \ud800 a character", "a\x00b\r\n\u202ec")
+    for number, name in enumerate(names):
+        await here.hub.submit({"id": f"job {number}?", "dag_name": "ci"})
+        here.services.claims = {"groups": ["ops"], "preferred_username": name}
+        async with here.person(way="oidc") as operator:
+            form = {"form_token": form_token(await operator.get("/"))}
+            job = {"id": f"job {number}?"}
+            reply = await operator.post("/jobs/cancel", params=job, data=form)
+            acts.append(reply.status_code)
+    async with here.person("ada") as admin:
+        audit = text(await admin.get("/audit"))
+
+    assert acts == [303] * 3
+    for number, shown in enumerate(("ops-1", "half ? a character", "a")):
+        assert f"Cancel job job {number}?" in audit
+        assert shown in audit
+    assert audit.count("(oidc:s-1)") == 3
 
 
 async def here_get(here: Scene, cookie: str) -> httpx.Response:

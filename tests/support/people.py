@@ -47,6 +47,7 @@ class Account:
     id: int
     login: str
     reads: dict[str, int] = field(factory=dict)
+    is_suspended: bool = False
 
 
 @define
@@ -98,6 +99,8 @@ class Services:
         if login is None:
             return _json({"message": "Bad credentials"}, 401)
         account = self.accounts[login]
+        if account.is_suspended:
+            return _json({"message": "Sorry. Your account was suspended."}, 403)
         if path == "/user":
             return _json({"id": account.id, "login": account.login})
         number = account.reads.get(path.removeprefix("/repos/"))

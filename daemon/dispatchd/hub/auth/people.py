@@ -31,6 +31,9 @@ _SESSION: Final = "session of a person, form 1"
 _BEGUN: Final = "begun login, form 1"
 """Purpose of what is sealed while a login is under way."""
 
+_MOST_NAMES: Final = 1000
+"""Largest size of a person's names in a session (bytes): browsers drop a cookie of more than 4096 without a word."""
+
 _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
 
 _ENDED: Final = "session ended "
@@ -62,23 +65,37 @@ _SCOPES: Final[Mapping[Role, str]] = {
 
 def role_of(roles: RoleNames, names: tuple[str, ...]) -> Role | None:
     """Return the highest role that one of a person's names has, or None."""
-    mine = {name.lower() for name in names}
+    mine = {_key(name) for name in names}
     for role, listed in (
         (Role.ADMIN, roles.admins),
         (Role.OPERATOR, roles.operators),
         (Role.VIEWER, roles.viewers),
     ):
-        if not mine.isdisjoint(name.lower() for name in listed):
+        if not mine.isdisjoint(map(_key, listed)):
             return role
     return None
 
 
 def configured(roles: RoleNames, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of a person's names that have a role, in order: a person may be in more groups than fit a cookie."""
-    listed = {
-        name.lower() for name in (*roles.viewers, *roles.operators, *roles.admins)
-    }
-    return tuple(name for name in names if name.lower() in listed)
+    """Return those of a person's names that have a role, the highest first, as far as they fit a cookie."""
+    by_key = {_key(name): name for name in names}
+    listed = dict.fromkeys(map(_key, (*roles.admins, *roles.operators, *roles.viewers)))
+    found, size = [], 0
+    for key in filter(by_key.__contains__, listed):
+        size += len(key.encode(errors="surrogatepass"))
+        if size <= _MOST_NAMES:
+            found.append(by_key[key])
+    return tuple(found)
+
+
+def _key(name: str) -> str:
+    """Return the form of a name in which equal ones are the same: for a provider two subjects or groups may differ in case.
+
+    Only ASCII letters have another case: a KELVIN SIGN isn't a k.
+    """
+    if name.startswith(("sub:", "group:")):
+        return name
+    return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
 
 
 @frozen(kw_only=True)
@@ -182,7 +199,10 @@ class PersonSessions:
         return begun if is_first else None
 
     def _sealed(self, purpose: str, document: Mapping[str, object]) -> str:
-        return self._fernet(purpose).encrypt(json.dumps(document).encode()).decode()
+        # Without escapes, which are up to six times as long; a text from elsewhere may have half a surrogate pair.
+        text = json.dumps(document, ensure_ascii=False)
+        data = text.encode(errors="surrogatepass")
+        return self._fernet(purpose).encrypt(data).decode()
 
     def _opened(self, purpose: str, value: str) -> dict[str, Json] | None:
         try:

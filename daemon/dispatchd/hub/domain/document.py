@@ -53,6 +53,13 @@ _WIRE: Final[Mapping[str, str]] = MappingProxyType(
 """Name of a field -> its name on the wire, where that is another one."""
 
 
+STORED_REPOSITORY_ID: Final = '"repository_id": '
+"""Beginning of a repository's id in the text of a stored document."""
+
+STORED_RULE: Final = '"binding_id": '
+"""Beginning of a rule's name in the text of a stored document."""
+
+
 class JobDocument(Mapping[str, Json]):
     """Document of a job; nobody changes it. A text that is left out is empty, and a number is 0."""
 
@@ -172,6 +179,14 @@ class JobDocument(Mapping[str, Json]):
     def rule(self) -> str:
         """Name of the rule that made it of an event."""
         return self._text("binding_id")
+
+    @property
+    def is_of_a_webhook(self) -> bool:
+        """True if a webhook of a sender beside GitHub made it, so that its repository is not one at GitHub.
+
+        A rule and no id of the repository say so: an event of GitHub always has that.
+        """
+        return bool(self.rule) and not self.repository_id
 
     @property
     def ref(self) -> str:

@@ -132,7 +132,8 @@ class GithubWay:
             await self.transport.send(
                 Call(name="ask whether a person's token is valid", path="user"), token
             )
-        except NoCredential:
+        except NotPermitted:
+            # A suspended account gets a 403 for everything, with a token that is no other than before.
             return False
         except GithubError as error:
             raise ServiceAway(_LABEL, error.reason) from error

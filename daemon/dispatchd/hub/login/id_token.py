@@ -5,7 +5,6 @@ secret that is made of a public key passes. The times are judged by the hub's cl
 """
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any, Final
 
 import jwt
@@ -22,6 +21,9 @@ _ALGORITHMS: Final = (
 
 _LEEWAY_S: Final = 60.0
 """Difference of two clocks that does no harm (seconds)."""
+
+_LARGEST_TIME: Final = 1e15
+"""Time that is none any more (seconds since the epoch)."""
 
 _REQUIRED: Final = ("iss", "sub", "aud", "exp", "iat", "nonce")
 
@@ -71,7 +73,7 @@ def claims_of(token: str, keys: Json, expected: Expected) -> dict[str, Any]:
                 "verify_nbf": False,
             },
         )
-    except (jwt.PyJWTError, ValueError, TypeError, BadIdToken) as error:
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError, BadIdToken) as error:
         raise BadIdToken(_reason(error)) from error
     _check(claims, expected)
     return claims
@@ -130,14 +132,11 @@ def _check(claims: dict[str, Any], expected: Expected) -> None:
         message = "it was issued to another client"
         raise BadIdToken(message)
     subject = claims["sub"]
-    if not isinstance(subject, str) or not 0 < len(subject) <= _LONGEST_SUBJECT:
+    if not isinstance(subject, str) or not _is_subject(subject):
         message = "its subject isn't a text of up to 255 characters"
         raise BadIdToken(message)
     times = [claims["exp"], claims["iat"], claims.get("nbf", 0)]
-    if not all(
-        isinstance(at, int | float) and not isinstance(at, bool) and isfinite(at)
-        for at in times
-    ):
+    if not all(map(_is_time, times)):
         message = "a time in it is no number"
         raise BadIdToken(message)
     expires_at, issued_at, valid_from = times
@@ -147,6 +146,19 @@ def _check(claims: dict[str, Any], expected: Expected) -> None:
     if max(issued_at, valid_from) > expected.now + _LEEWAY_S:
         message = "it is from the future; or the hub's clock is wrong"
         raise BadIdToken(message)
+
+
+def _is_subject(text: str) -> bool:
+    # With half a surrogate pair it is no text.
+    is_text = text.encode(errors="replace").decode() == text
+    return is_text and 0 < len(text) <= _LONGEST_SUBJECT
+
+
+def _is_time(value: object) -> bool:
+    # Compared, not converted: no float is as large as an int may be.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < _LARGEST_TIME
 
 
 def _reason(error: Exception) -> str:

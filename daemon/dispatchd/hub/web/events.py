@@ -51,8 +51,9 @@ class Live:
         before = await self._seen(request)
         # At once, so that the browser knows that it is connected.
         yield _BEAT
+        beat_at = anyio.current_time() + _BEAT_S
         while before is not None and not self.context.waiting.stopping:
-            changed = await self._rings(bell)
+            changed = await self._rings(bell, beat_at)
             bell = self.context.waiting.changed.next
             seen = await self._seen(request)
             if seen is None or self.context.waiting.stopping:
@@ -60,14 +61,18 @@ class Live:
             # Whoever sees the jobs of some repositories alone isn't told of changes of others.
             changed = changed and (not seen or seen != before)
             before = seen
-            yield _CHANGED if changed else _BEAT
+            # A heartbeat comes at its time alone: one at a change would tell of the jobs of others.
+            if changed or anyio.current_time() >= beat_at:
+                yield _CHANGED if changed else _BEAT
+                beat_at = anyio.current_time() + _BEAT_S
             if changed:
                 await self._pause()
 
-    async def _rings(self, bell: anyio.Event) -> bool:
+    async def _rings(self, bell: anyio.Event, beat_at: float) -> bool:
         """Wait for a change or for the next heartbeat; return whether something may have changed."""
         shared = self.context.stores.database.is_shared
-        with anyio.move_on_after(_LOOK_S if shared else _BEAT_S):
+        wait_s = max(0.0, beat_at - anyio.current_time())
+        with anyio.move_on_after(min(wait_s, _LOOK_S) if shared else wait_s):
             await bell.wait()
         return shared or bell.is_set()
 

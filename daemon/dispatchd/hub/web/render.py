@@ -63,12 +63,15 @@ class Visitor:
     def sees(self, job: HubJob) -> bool:
         """Return whether the person may see a job.
 
-        A repository is the same one by its id: after it was renamed another one may have its name.
+        A repository is the same one by its id: after it was renamed another one may have its name. Those of other
+        services have names alone, which anybody can take at GitHub.
         """
         if self.repositories is None:
             return True
         known = self.repositories.get(job.repository)
-        return known is not None and job.document.repository_id in {0, known}
+        if known is None or job.document.is_of_a_webhook:
+            return False
+        return job.document.repository_id in {0, known}
 
 
 class LoginNeeded(DispatchdError):

@@ -17,11 +17,14 @@ from sqlalchemy import (
 )
 
 from dispatchd.hub.domain.binding import Binding
+from dispatchd.hub.domain.document import STORED_REPOSITORY_ID, STORED_RULE
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING, State
 from dispatchd.hub.storage.jobs.rows import COLUMNS
 from dispatchd.hub.storage.schema import COUNTS, JOBS, MARKS, PAUSED, TEXTS
 
 _JOB: Final = JOBS.c
+_LAST: Final = 100
+"""Newest jobs of a repository of which one must be of GitHub, for it to count as one at GitHub (count)."""
 _QUEUED: Final = _JOB.state == State.QUEUED
 _OF_ID: Final = _JOB.id == bindparam("of_id")
 INSERT: Final = insert(JOBS).inline()
@@ -81,7 +84,10 @@ def beside(column: ColumnElement[str]) -> ColumnElement[str]:
 
 
 def newest_repositories(most: int) -> Select[tuple[str]]:
-    """Return the query of the repositories with the newest jobs; it reads one entry of an index for each, not each job."""
+    """Return the query of the repositories with the newest jobs, without those of webhooks beside GitHub's.
+
+    It reads one entry of an index for each and a few of its newest jobs, not each job.
+    """
     names = (
         select(func.min(_JOB.repository).label("name"))
         .where(_JOB.repository > "")
@@ -99,9 +105,23 @@ def newest_repositories(most: int) -> Select[tuple[str]]:
         .where(newest.c.repository == names.c.name)
         .scalar_subquery()
     )
+    last = JOBS.alias("last")
+    documents = (
+        select(last.c.document)
+        .where(last.c.repository == names.c.name)
+        .order_by(last.c.position.desc())
+        .limit(_LAST)
+        .correlate(names)
+        .subquery("documents")
+    )
+    document = documents.c.document
+    is_at_github = or_(
+        document.contains(STORED_REPOSITORY_ID, autoescape=True),
+        ~document.contains(STORED_RULE, autoescape=True),
+    )
     return (
         select(names.c.name)
-        .where(names.c.name.is_not(None))
+        .where(names.c.name.is_not(None), exists().where(is_at_github))
         .order_by(position.desc())
         .limit(most)
     )
