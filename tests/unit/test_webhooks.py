@@ -108,6 +108,10 @@ def hostile(draw: st.DrawFn) -> Any:
     return payload
 
 
+MERGE = {"source_project_id": 1, "target_project_id": 1}
+FORK = {"source_project_id": 2}
+
+
 @given(
     form=st.sampled_from(FORMS),
     headers=st.dictionaries(st.sampled_from(KNOWN), st.text()),
@@ -124,6 +128,34 @@ def test_any_delivery_is_read(
         assert "\0" not in text.encode().decode()
         assert len(text) <= 512
     assert len(event.sha) in (0, 40, 64)
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        # A comment, and a pipeline: they say where the merge request comes from.
+        ({"object_kind": "note", "merge_request": {"source_project_id": 2}}, True),
+        ({"object_kind": "pipeline", "merge_request": MERGE}, False),
+        ({"object_kind": "pipeline", "merge_request": {**MERGE, **FORK}}, True),
+        (
+            {
+                "object_kind": "merge_request",
+                "object_attributes": MERGE,
+                "merge_request": {**MERGE, **FORK},
+            },
+            True,
+        ),
+        # A job says only whose ref it runs.
+        ({"object_kind": "build", "ref": "refs/merge-requests/5/head"}, True),
+        ({"object_kind": "build", "ref": "main"}, False),
+    ],
+)
+def test_code_of_a_fork_is_known_in_each_event_of_gitlab(
+    payload: Any, *, expected: bool
+) -> None:
+    form = form_of(Sender.GITLAB, None)
+    assert form is not None
+    assert read_event(form, {}, payload).from_fork is expected
 
 
 def test_an_update_of_alerts_has_another_id_and_a_repeat_has_not() -> None:

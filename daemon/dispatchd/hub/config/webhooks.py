@@ -150,7 +150,7 @@ def _mistakes_of(webhook: Webhook) -> Iterator[tuple[str, str]]:
         yield "check", f"must be {others}: {webhook.sender} has no other proof"
         return
     yield from _mistakes_of_form(webhook)
-    if webhook.forks is Forks.RUN and usual.origin is None:
+    if webhook.forks is Forks.RUN and not usual.origin:
         yield (
             "forks",
             "must be never: only gitea, forgejo and gitlab say whose code it is",

@@ -175,18 +175,23 @@ def _at(place: str, headers: Mapping[str, str], payload: Json) -> list[str]:
 def _is_about_a_pull(
     form: Form, name: str, headers: Mapping[str, str], payload: Json
 ) -> bool:
-    """Return whether an event is about a pull request: by its name, or because it says where one comes from."""
+    """Return whether an event is about a pull request: by its name, by its ref, or because it says where one comes from."""
     if any(fnmatchcase(name, pattern) for pattern in form.pull_events):
         return True
-    return form.origin is not None and bool(_at(form.origin[0], headers, payload))
+    if any(_at(head, headers, payload) for head, _ in form.origin):
+        return True
+    # As GitLab's event of a job has.
+    refs = form.pull_ref.partition("{")[0]
+    found = (text for place in form.ref for text in _at(place, headers, payload))
+    return bool(refs) and any(text.startswith(refs) for text in found)
 
 
 def _is_same_repository(form: Form, headers: Mapping[str, str], payload: Json) -> bool:
     """Return whether a pull request certainly comes from the repository that it goes to: by their ids, and from a branch."""
-    if form.origin is None:
+    if not form.origin:
         return True
-    head, base = (_at(place, headers, payload) for place in form.origin)
-    if not head or head != base:
+    pairs = [[_at(place, headers, payload) for place in pair] for pair in form.origin]
+    if not any(map(any, pairs)) or any(head != base for head, base in pairs):
         return False
     return not form.branch or _is_branch(_at(form.branch, headers, payload))
 

@@ -83,8 +83,8 @@ class Form:
     """Ref of a pull request; `{number}` is its number."""
     base: tuple[str, ...] = ()
     """Place of the branch that a pull request is to be merged into."""
-    origin: tuple[str, str] | None = None
-    """Places of the repositories that a pull request comes from and goes to: if they differ, it is one from a fork."""
+    origin: tuple[tuple[str, str], ...] = ()
+    """Pairs of places of the repositories that a pull request comes from and goes to: if they differ, it is one from a fork."""
     branch: str = ""
     """Place of the branch that a pull request comes from. One without a branch counts as from a fork: whoever may read a
     repository of Gitea can push it there (AGit, `refs/for/...`)."""
@@ -131,7 +131,7 @@ _GITEA: Final = Form(
     pull_events=("pull_request*",),
     pull_ref="refs/pull/{number}/head",
     base=("/pull_request/base/ref",),
-    origin=("/pull_request/head/repo_id", "/pull_request/base/repo_id"),
+    origin=(("/pull_request/head/repo_id", "/pull_request/base/repo_id"),),
     branch="/pull_request/head/ref",
     changed=("/pull_request/updated_at",),
     usual={"pull_request": ("opened", "synchronized", "reopened")},
@@ -154,8 +154,12 @@ _GITLAB: Final = Form(
     pull_ref="refs/merge-requests/{number}/head",
     base=("/object_attributes/target_branch",),
     origin=(
-        "/object_attributes/source_project_id",
-        "/object_attributes/target_project_id",
+        (
+            "/object_attributes/source_project_id",
+            "/object_attributes/target_project_id",
+        ),
+        # Of comments and pipelines.
+        ("/merge_request/source_project_id", "/merge_request/target_project_id"),
     ),
     changed=("/object_attributes/updated_at",),
     usual={"merge_request": ("open", "reopen", "update")},
