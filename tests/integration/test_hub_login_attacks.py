@@ -62,6 +62,19 @@ async def test_an_answer_counts_once_and_in_the_browser_that_asked(here: Scene) 
     assert here.services.requests == []
 
 
+async def test_no_answer_to_another_login_ends_the_one_under_way(here: Scene) -> None:
+    async with here.browser() as browser:
+        # As in two tabs, or where somebody sends the browser here with an answer of theirs.
+        before = here.services.authorize(await begun(browser, "github"), "olga")
+        mine = here.services.authorize(await begun(browser, "github"), "olga")
+        forced = "/login/github/callback?code=a&state=b"
+        codes = [
+            (await browser.get(path)).status_code for path in (before, forced, mine)
+        ]
+
+    assert codes == [401, 401, 200]
+
+
 async def test_a_code_of_somebody_else_is_of_no_use_without_the_verifier(
     here: Scene,
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -289,6 +290,28 @@ async def test_each_of_several_secrets_is_valid(server: HubHere) -> None:
     wrong = await gitea(server, {"ref": "x"}, "g-2", secret="alert-token")
 
     assert (old.status_code, wrong.status_code) == (202, 401)
+
+
+async def test_the_command_of_the_documentation_makes_a_job_each_time(
+    tmp_path: Path,
+) -> None:
+    if not (shutil.which("curl") and shutil.which("openssl")):
+        pytest.skip("there is no curl, or no openssl")
+    page = (webhooks.ROOT.parents[2] / "docs" / "webhooks.md").read_text()
+    blocks = page.partition("## Any other sender")[2].split("```")
+    config, script = blocks[1].removeprefix("toml"), blocks[3]
+    folder = prepared(tmp_path / "hub")
+    (folder / "deploy-secret").write_text(webhooks.PLAIN_SECRET)
+    async with hub(folder, more=config) as server:
+        shell = ["sh", "-c", script.replace("https://hub.example.org", server.url)]
+        how = {"capture_output": True, "check": True, "timeout": 60}
+        run = partial(subprocess.run, shell, cwd=folder, **how)
+        for _ in range(2):
+            done = await to_thread.run_sync(run)
+            assert json.loads(done.stdout)["message"] == "queued"
+        made = await jobs(server)
+
+    assert [job["repository_name"] for job in made] == ["acme/shop"] * 2
 
 
 async def test_a_secret_in_the_url_is_not_in_the_log(server: HubHere) -> None:

@@ -53,19 +53,19 @@ class Live:
         yield _BEAT
         beat_at = anyio.current_time() + _BEAT_S
         while before is not None and not self.context.waiting.stopping:
-            changed = await self._rings(bell, beat_at)
+            rang = await self._rings(bell, beat_at)
             bell = self.context.waiting.changed.next
             seen = await self._seen(request)
             if seen is None or self.context.waiting.stopping:
                 return
             # Whoever sees the jobs of some repositories alone isn't told of changes of others.
-            changed = changed and (not seen or seen != before)
+            changed = rang and (not seen or seen != before)
             before = seen
             # A heartbeat comes at its time alone: one at a change would tell of the jobs of others.
             if changed or anyio.current_time() >= beat_at:
                 yield _CHANGED if changed else _BEAT
                 beat_at = anyio.current_time() + _BEAT_S
-            if changed:
+            if rang:
                 await self._pause()
 
     async def _rings(self, bell: anyio.Event, beat_at: float) -> bool:

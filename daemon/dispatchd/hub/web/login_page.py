@@ -100,7 +100,7 @@ class LoginPage:
         )
         if begun is None:
             reason = "it was begun in another browser or tab, was used already, or took too long"
-            return self._refused(request, way, reason, "/")
+            return self._refused(request, way, reason, "/", is_its_own=False)
         try:
             async with self._asking:
                 with self.entry.noting(request):
@@ -125,8 +125,15 @@ class LoginPage:
         return response
 
     def _refused(
-        self, request: Request, way: Way, reason: str, next_path: str
+        self,
+        request: Request,
+        way: Way,
+        reason: str,
+        next_path: str,
+        *,
+        is_its_own: bool = True,
     ) -> Response:
+        """Return the page of a refused login, which ends the one under way in this browser if it is that one."""
         status = HTTPStatus.UNAUTHORIZED
         self.entry.context.refusals.note(
             "login_refused", request, status=int(status), way=way.name, reason=reason
@@ -135,7 +142,8 @@ class LoginPage:
         response = page(
             "refused.html", None, status, label=way.label, reason=reason, again=again
         )
-        self._bind(request, response, "")
+        if is_its_own:
+            self._bind(request, response, "")
         return response
 
     def _unknown(self, request: Request, way: Way, person: Person) -> Response:
