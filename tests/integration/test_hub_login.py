@@ -131,6 +131,10 @@ async def test_an_account_that_github_has_suspended_sees_nothing_any_more(
     here: Scene,
 ) -> None:
     async with here.person("dev") as reader, here.person("vera") as viewer:
+        here.services.blocked = True
+        await advance(121)
+        stays = await viewer.get("/jobs/hidden")
+        here.services.blocked = False
         for login in ("dev", "vera"):
             here.services.accounts[login].is_suspended = True
         await advance(121)
@@ -139,6 +143,7 @@ async def test_an_account_that_github_has_suspended_sees_nothing_any_more(
             for each, path in ((reader, "/jobs/seen"), (viewer, "/jobs/hidden"))
         ]
 
+    assert stays.status_code == 200
     assert found == [404, 303]
 
 

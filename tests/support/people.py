@@ -61,6 +61,8 @@ class Services:
     """Tokens that GitHub accepts -> login."""
     codes: dict[str, dict[str, str]] = field(factory=dict)
     away: bool = False
+    blocked: bool = False
+    """True if a proxy on the way answers with a page of its own."""
     claims: dict[str, Any] = field(factory=dict)
     """Claims of the person at the OpenID provider."""
     id_token: Callable[[dict[str, Any]], str] = signed
@@ -87,6 +89,8 @@ class Services:
         self.requests.append(f"{request.method} {path}")
         if self.away:
             return Reply(502, {"Content-Type": "text/html"}, b"<h1>Bad gateway</h1>")
+        if self.blocked:
+            return Reply(403, {"Content-Type": "text/html"}, b"<h1>Blocked</h1>")
         form = {k: v[-1] for k, v in parse_qs(request.body.decode()).items()}
         if path == "/login/oauth/access_token":
             return _json(self._github_token(json.loads(request.body)))

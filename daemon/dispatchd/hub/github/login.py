@@ -132,9 +132,11 @@ class GithubWay:
             await self.transport.send(
                 Call(name="ask whether a person's token is valid", path="user"), token
             )
-        except NotPermitted:
+        except NotPermitted as error:
             # A suspended account gets a 403 for everything, with a token that is no other than before.
-            return False
+            if error.is_githubs:
+                return False
+            raise ServiceAway(_LABEL, error.reason) from error
         except GithubError as error:
             raise ServiceAway(_LABEL, error.reason) from error
         return True

@@ -67,7 +67,14 @@ class Limited(GithubError):
 
 
 class NotPermitted(GithubError):
-    """Forbidden (403): the resource is archived, locked or blocked, or the permission is missing."""
+    """Forbidden (403): the resource is archived, locked or blocked, or the permission is missing.
+
+    `is_githubs` is False for a page of something on the way.
+    """
+
+    def __init__(self, *, call: str, reason: str, is_githubs: bool = True) -> None:
+        self.is_githubs = is_githubs
+        super().__init__(call=call, reason=reason)
 
 
 class NoPermission(NotPermitted):
@@ -124,9 +131,9 @@ def refuse_errors(call: str, reply: Reply, *, now: float) -> None:
         retry_at = now + min(max(wait_s, 1.0), _LONGEST_LIMIT_S)
         raise Limited(call=call, reason=reason, retry_at=retry_at)
     if status == HTTPStatus.UNAUTHORIZED:
-        raise NoCredential(call=call, reason=reason)
+        raise NoCredential(call=call, reason=reason, is_githubs=is_githubs(reply))
     if status == HTTPStatus.FORBIDDEN:
-        raise NotPermitted(call=call, reason=reason)
+        raise NotPermitted(call=call, reason=reason, is_githubs=is_githubs(reply))
     if status in _NOT_THERE or status < HTTPStatus.BAD_REQUEST:
         raise NotThere(call=call, reason=reason)
     if status in _UNCLEAR or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

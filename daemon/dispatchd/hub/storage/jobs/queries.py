@@ -23,7 +23,7 @@ from dispatchd.hub.storage.jobs.rows import COLUMNS
 from dispatchd.hub.storage.schema import COUNTS, JOBS, MARKS, PAUSED, TEXTS
 
 _JOB: Final = JOBS.c
-_LAST: Final = 100
+_LAST: Final = 20
 """Newest jobs of a repository of which one must be of GitHub, for it to count as one at GitHub (count)."""
 _QUEUED: Final = _JOB.state == State.QUEUED
 _OF_ID: Final = _JOB.id == bindparam("of_id")
