@@ -254,9 +254,15 @@ async def test_an_answer_of_another_issuer_is_refused(here: Scene) -> None:
         await advance(301)
         back = here.services.authorize(await begun(browser, "oidc"))
         in_clear = await browser.get(back)
+        no_addresses = []
+        for address in ("https://[", "https://a/\ud800", "https://a:b/", "", 5):
+            here.services.metadata = {"authorization_endpoint": address}
+            await advance(301)
+            no_addresses.append((await browser.get("/login/oidc")).status_code)
 
     assert found == [401, 401, 200, 200]
     assert (mixed.status_code, in_clear.status_code) == (503, 503)
+    assert no_addresses == [503] * 5
 
 
 async def test_an_error_of_the_service_is_shown_without_what_strangers_add(

@@ -35,6 +35,8 @@ ADDRESS = '[login]\npublic_url = "https://hub.example"\n'
         (GITHUB + 'public_url = "https://hub.example/base"\n' + BY_GITHUB, "no path"),
         (ADDRESS.replace("example", "example/base") + BY_OIDC, "without a path"),
         (ADDRESS.replace("example", "example:99999") + BY_OIDC, "login.public_url"),
+        (ADDRESS.replace("hub.example", "[") + BY_OIDC, "login.public_url: must be"),
+        (ADDRESS + BY_OIDC.replace("id.example", "["), "login.oidc.issuer: must be"),
         (
             ADDRESS + BY_OIDC.replace("https", "http"),
             "login.oidc.issuer: must be https",

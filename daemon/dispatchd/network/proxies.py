@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 from attrs import field, frozen
@@ -78,7 +78,12 @@ def parsed(address: str) -> httpx.URL:
     Raises:
         InvalidURL: It isn't one.
     """
-    url = httpx.URL(address)
+    try:
+        url = httpx.URL(address)
+        # It is stricter about brackets, and refuses with a ValueError wherever it reads the address later.
+        urlsplit(address)
+    except ValueError as error:
+        raise httpx.InvalidURL(str(error)) from error
     try:
         labels = url.host.removesuffix(".").split(".")
     except UnicodeError as error:

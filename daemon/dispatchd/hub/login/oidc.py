@@ -22,6 +22,7 @@ from dispatchd.hub.login.ways import (
     challenge,
     code_in,
 )
+from dispatchd.network.proxies import url_problem
 from dispatchd.protocol.job import Json
 
 _METADATA_S: Final = 300.0
@@ -184,7 +185,7 @@ class Oidc:
             ServiceAway: There is none, or it would get secrets in clear text.
         """
         url = (await self._known()).get(key)
-        if not isinstance(url, str) or secure_problem(url):
+        if not isinstance(url, str) or url_problem(url) or secure_problem(url):
             raise ServiceAway(self.label, f"its metadata have no usable {key}")
         return url
 
