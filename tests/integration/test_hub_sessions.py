@@ -25,7 +25,7 @@ from dispatchd.hub.storage.schema import MARKS, SECRETS
 from dispatchd.hub.storage.tokens import TokenStore
 from support.cli import dispatchd
 from support.clock import advance
-from support.hub import Hub, HubHere
+from support.hub import Hub, HubHere, hub
 from support.threads import at_once
 
 COOKIE = "dispatchd_hub"
@@ -55,6 +55,55 @@ async def statuses(server: Hub, cookie: str) -> list[int]:
             (await thief.get(path)).status_code
             for path in ("/", "/api/v1/tokens", "/jobs?id=x")
         ]
+
+
+async def test_a_cookie_of_the_public_address_is_for_https_alone(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "client-secret").write_text("s3cret-of-the-client")
+    login = """
+[login]
+public_url = "https://hub.example"
+[login.oidc]
+issuer = "https://id.example"
+client_id = "hub"
+client_secret_file = "client-secret"
+"""
+    found = {}
+    async with (
+        hub(folder, more=login) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=None) as http,
+    ):
+        token = server.headers["authorization"].removeprefix("Bearer ")
+        # As behind a proxy with TLS that sends no X-Forwarded-Proto.
+        for host in (
+            "hub.example",
+            "HUB.example:443",
+            "other.example",
+            "hub.example:80",
+        ):
+            http.cookies.clear()
+            page = await http.get("/login", headers={"host": host})
+            given = page.headers["set-cookie"].partition(";")[0]
+            form = {"form_token": form_token(page), "token": token}
+            reply = await http.post(
+                "/login", data=form, headers={"host": host, "cookie": given}
+            )
+            assert reply.status_code == 303
+            cookies = [
+                *page.headers.get_list("set-cookie"),
+                *reply.headers.get_list("set-cookie"),
+            ]
+            found[host] = {"; secure" in cookie.lower() for cookie in cookies}
+
+    assert found == {
+        "hub.example": {True},
+        "HUB.example:443": {True},
+        "other.example": {False},
+        "hub.example:80": {False},
+    }
 
 
 async def logout(page: httpx.AsyncClient) -> None:

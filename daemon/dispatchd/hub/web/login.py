@@ -91,8 +91,8 @@ class Entry:
             lambda: self.context.sessions.begin(token, now=self.context.now())
         )
         response = RedirectResponse(next_path, HTTPStatus.SEE_OTHER)
-        set_cookie(request, response, COOKIE, session)
-        set_cookie(request, response, _LOGIN_COOKIE, "")
+        self._set_cookie(request, response, COOKIE, session)
+        self._set_cookie(request, response, _LOGIN_COOKIE, "")
         return response
 
     async def logout(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class Entry:
         await self.context.use(lambda: self.context.sessions.end(value, now=now))
         await self.context.use(lambda: self.people.sessions.end(value, now=now))
         response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
-        set_cookie(request, response, COOKIE, "")
+        self._set_cookie(request, response, COOKIE, "")
         return response
 
     async def visitor(self, request: Request) -> Visitor:
@@ -222,6 +222,20 @@ class Entry:
         given, sessions = form.get(FORM_TOKEN, ""), self.context.sessions
         return await self.context.use(lambda: sessions.is_form_token(bound_to, given))
 
+    def _set_cookie(
+        self, request: Request, response: Response, name: str, value: str
+    ) -> None:
+        is_secure = self._is_by_https(request)
+        set_cookie(request, response, name, value, is_secure=is_secure)
+
+    def _is_by_https(self, request: Request) -> bool:
+        """Return whether a request is for the hub's public address with HTTPS: a proxy with TLS may not say that it is one."""
+        github = self.context.settings.github
+        url = self.people.settings.public_url or (github.public_url if github else "")
+        host = request.headers.get("host", "").lower().removesuffix(":443")
+        public = url.lower().removesuffix("/").removesuffix(":443")
+        return public == f"https://{host}"
+
     async def _form(
         self,
         request: Request,
@@ -243,7 +257,7 @@ class Entry:
             ways=self.people.listed,
             public_url=self.people.settings.public_url,
         )
-        set_cookie(request, response, _LOGIN_COOKIE, bound_to)
+        self._set_cookie(request, response, _LOGIN_COOKIE, bound_to)
         return response
 
 
