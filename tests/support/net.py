@@ -281,7 +281,8 @@ def net_apart(
     """Run a net that troubles a share of the exchanges by a seed, for the length of a block; it begins turned off."""
     arguments = [seed, to_port, share, silent_s, late_s]
     with subprocess.Popen(
-        [sys.executable, Path(__file__), *map(str, arguments)],
+        [sys.executable, "-m", "support.net", *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

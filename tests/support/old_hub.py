@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
+
+from dispatchd.hub.storage.migrations import steps
 
 UNFINISHED = ("queued", "claimed", "accepted", "running", "needs_attention")
 ODD = 'j"ö\\u0000\\\\'
@@ -15,11 +15,8 @@ def grown(url: str, jobs: int, waiting: int = 0) -> None:
     """Make a database of revision 0002 with jobs that have ended, some that wait, one of each other state, and their deliveries."""
     empty = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with empty.begin() as db:
-        config = Config()
-        config.set_main_option("script_location", "dispatchd.hub.storage:migrations")
-        config.set_main_option("path_separator", "os")
-        config.attributes["connection"] = db
-        command.upgrade(config, "0002")
+        for revision in ("0001", "0002"):
+            steps.upgrade(db, revision)
         metadata = sa.MetaData()
         metadata.reflect(db)
         states = [*["succeeded"] * jobs, *UNFINISHED, *["queued"] * waiting]
