@@ -41,10 +41,16 @@ from attrs import field, frozen
 from dispatchd.agent.engines.port import Found, State
 
 @frozen
+class Node:
+    host: str
+
+@frozen
 class Settings:
     spool: str
     most: int = 4
     rate: float = field(default=1.0)
+    ports: list[int] = field(factory=list)
+    nodes: dict[str, Node] = field(factory=dict)
 
     @rate.validator
     def _check(self, attribute, value):
@@ -89,7 +95,15 @@ def problems(folder: Path, settings: str = "", kind: str = "toy") -> list[str]:
         (
             'spool = "/x"\nspol = 1',
             [
-                "engines.toy.settings.spol is not a known key; known are: spool, most, rate"
+                "engines.toy.settings.spol is not a known key; known are: spool, most, rate, ports, nodes"
+            ],
+        ),
+        (
+            'spool = "/x"\nports = [1, "x"]\n[engines.toy.settings.nodes.a]\nhots = 1',
+            [
+                "engines.toy.settings.ports[1] must be a whole number, not 'x'",
+                "engines.toy.settings.nodes.a.host is required",
+                "engines.toy.settings.nodes.a.hots is not a known key; known are: host",
             ],
         ),
         ('spool = "/x"\nrate = -1.0', ["engines.toy.settings must be more than 0"]),
@@ -111,6 +125,11 @@ def test_each_mistake_in_settings_is_named(
     [
         ("import nobody_has_this", "ModuleNotFoundError: No module named"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("class B(BaseException): ...\nraise B('x')", "raised B: x"),
+        (
+            "class M(type):\n    @property\n    def Settings(self): raise OSError('x')\nclass Toy(metaclass=M): ...",
+            "raised OSError: x",
+        ),
         ("Toy = 7", "must be a class with an attribute Settings"),
         ("class Other: ...", "AttributeError"),
         ("def broken(:", "SyntaxError"),
@@ -130,6 +149,24 @@ def test_a_package_that_cannot_be_used_is_one_clear_line(
 
     assert expected in problem
     assert "\n" not in problem
+
+
+def test_a_package_with_damaged_entry_points_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = installed(tmp_path, text=HEAD)
+    for number, points in enumerate((b"[a\xff]", b"[a]\nb\n")):
+        info = site / f"damaged{number}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: damaged{number}\n")
+        (info / "entry_points.txt").write_bytes(points)
+    monkeypatch.syspath_prepend(str(site))
+    file = toy_config(tmp_path, settings='spool = "/x"')
+    places = Places(state_folder=tmp_path, control_folder=tmp_path)
+
+    config = load(file, defaults=places, search_path=os.defpath)
+
+    assert isinstance(opened("toy", config.engines["toy"], file), Guarded)
 
 
 def test_a_kind_that_no_package_has_is_named_with_those_that_one_has(
@@ -194,7 +231,7 @@ class Odd:
         (KeyError("x\ny"), "raised KeyError"),
         (ExceptionGroup("several", [ValueError("x")]), "raised ExceptionGroup"),
         (SystemExit(3), "raised SystemExit: 3"),
-        (TimeoutError(), "took more than"),
+        (TimeoutError(), "raised TimeoutError"),
         (EngineSilent("away"), "away"),
         ("ended", "returned 'ended'"),
         (Found(state=State.ENDED, code=256), "returned Found"),

@@ -25,7 +25,7 @@ from dispatchd.protocol.times import duration
 
 T = TypeVar("T")
 
-_NAME: Final = "own thread"
+NAME: Final = "own thread"
 """Beginning of the name of each thread while it has a call."""
 
 _IDLE_NAME: Final = "idle thread"
@@ -61,9 +61,9 @@ class OwnThreads:
         """
         future = self._running.get(key)
         if future is None or future.done():
-            future = self._running[key] = _begin(f"{_NAME}: {key}", call)
+            future = self._running[key] = _begin(f"{NAME}: {key}", call)
         with anyio.move_on_after(within_s) as scope:
-            await _until_done(future)
+            await until_done(future)
         if within_s is not None and scope.cancelled_caught:
             message = f"no answer within {duration(within_s)}"
             raise TimeoutError(message)
@@ -123,7 +123,8 @@ def _begin(name: str, call: Callable[[], T]) -> Future[T]:
     return future
 
 
-async def _until_done(future: Future[Any]) -> None:
+async def until_done(future: Future[Any]) -> None:
+    """Wait until another thread has settled a future."""
     here, done, is_awaited = threading.get_ident(), anyio.Event(), True
     # Asyncio's, the only one that the programs run on.
     loop: Any = current_token().native_token
@@ -149,7 +150,7 @@ def end_if_left(code: int) -> None:
 
     An ordinary end cleans up what such a thread may be using: OpenSSL, while it loads certificates, would crash.
     """
-    if any(thread.name.startswith(_NAME) for thread in threading.enumerate()):
+    if any(thread.name.startswith(NAME) for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from types import MappingProxyType
 from typing import Final
 
@@ -73,7 +73,23 @@ def _needed(entry: EngineEntry) -> Iterator[tuple[str, str]]:
 
 def entry_points_of(kind: str) -> list[EntryPoint]:
     """Return the entry points of a kind of engine: one, none, or those of several packages."""
-    return list(entry_points(group=GROUP, name=kind))
+    return [point for point in _entry_points() if point.name == kind]
+
+
+def _entry_points() -> Iterator[EntryPoint]:
+    """Yield the entry points of engines. A package whose own can't be read has none, and ends nothing else."""
+    seen: set[str] = set()
+    for package in distributions():
+        try:
+            name = re.sub(r"[-_.]+", "-", package.metadata["Name"] or "").lower()
+            # One that is earlier on the path stands before its namesakes.
+            is_first = name not in seen
+            points = [each for each in package.entry_points if each.group == GROUP]
+        except Exception:  # noqa: BLE001, S112  # the files are anybody's
+            continue
+        seen.add(name)
+        if is_first:
+            yield from points
 
 
 def _unfound(kind: str) -> Iterator[tuple[str, str]]:
@@ -86,7 +102,7 @@ def _unfound(kind: str) -> Iterator[tuple[str, str]]:
             f"must be of one package alone; there are {', '.join(sorted(places))}",
         )
         return
-    known = [*EngineKind, *sorted(entry_points(group=GROUP).names)]
+    known = [*EngineKind, *sorted({each.name for each in _entry_points()})]
     yield (
         "kind",
         f"must be one of {', '.join(known)}; no package here has an entry point {kind} of the group {GROUP}",

@@ -55,7 +55,8 @@ class Executor(Protocol):
 
     A call that raises EngineSilent says that nobody knows what came of it, and one that raises EngineRefused that
     nothing came of it. Any other exception counts as EngineSilent, and so does a call that takes more than 20 seconds,
-    which is cancelled. Calls may be concurrent. An engine outlives the daemon: no state that matters is in its process.
+    which is cancelled, and left behind if it continues. Calls may be concurrent; they run in a thread of the engine's own,
+    with an asyncio event loop. An engine outlives the daemon: no state that matters is in its process.
     """
 
     async def submit(self, name: str, script: Path) -> None:
@@ -91,5 +92,5 @@ class EngineKind(Protocol):
         ...
 
     def __call__(self, settings: Any, /) -> Executor:  # noqa: ANN401  # an instance of Settings
-        """Return the engine with its settings. It is called at the start of the daemon, and asks nobody."""
+        """Return the engine with its settings. It is called at the start of the daemon, in its main thread, and asks nobody."""
         ...

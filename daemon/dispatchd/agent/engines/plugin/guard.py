@@ -1,124 +1,115 @@
 """Guard around an engine of a third party: whatever goes wrong in it is silence, and ends nothing else."""
 
-from collections.abc import Awaitable, Callable, Collection
-from math import inf
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
-import anyio
-from attrs import evolve, frozen
+from attrs import field, frozen
 
+from dispatchd.agent.engines.plugin.own_loop import OwnLoop
+from dispatchd.agent.engines.plugin.texts import quoted, shown
 from dispatchd.agent.engines.port import Executor, Found, State
 from dispatchd.errors import EngineRefused, EngineSilent
-from dispatchd.protocol.times import duration
-
-T = TypeVar("T")
 
 _WITHIN_S: Final = 20.0
 """Longest time of one call (seconds)."""
 
-_QUOTED: Final = 200
-"""Longest part of a message that is quoted (characters)."""
-
 _CODES: Final = range(256)
-
-
-def said(error: BaseException) -> str:
-    """Return an exception in one line."""
-    return f"{type(error).__name__}: {quoted(str(error))}".removesuffix(": ")
-
-
-def quoted(text: str) -> str:
-    """Return the beginning of a text in one line."""
-    return " ".join(text.split())[:_QUOTED]
 
 
 @frozen
 class Guarded:
-    """An engine of a third party. Implements `port.Executor`, and raises EngineSilent and EngineRefused alone."""
+    """An engine of a third party. Implements `port.Executor`, and raises EngineSilent and EngineRefused alone.
+
+    Calls are carried out in a thread of its own, where their answers are checked, and copied into objects of ours.
+    """
 
     _executor: Executor
     _kind: str
+    _within_s: float = _WITHIN_S
+    _loop: OwnLoop = field(init=False)
+
+    @_loop.default
+    def _new_loop(self) -> OwnLoop:
+        return OwnLoop(self._kind)
 
     async def submit(self, name: str, script: Path) -> None:
         """Have a script executed."""
-        await self._carried("submit", lambda: self._executor.submit(name, script))
+
+        async def carried() -> None:
+            await self._executor.submit(name, script)
+
+        await self._loop.run("submit", carried, within_s=self._within_s)
 
     async def find(self, name: str) -> Found | None:
         """Return the news of a script; None if the engine knows none of this name."""
-        found: object = await self._carried("find", lambda: self._executor.find(name))
-        if found is None:
-            return None
-        if not isinstance(found, Found):
-            raise self._nonsense("find", found)
-        is_code = found.code is None or (
-            type(found.code) is int and found.code in _CODES
-        )
-        texts = (found.words, found.where, found.reason)
-        is_text = all(isinstance(each, str) for each in texts)
-        if found.state not in set(State) or not is_code or not is_text:
-            raise self._nonsense("find", found)
-        return evolve(
-            found,
-            words=quoted(found.words),
-            where=quoted(found.where),
-            reason=quoted(found.reason),
-        )
+
+        async def carried() -> Found | None:
+            found: object = await self._executor.find(name)
+            try:
+                return None if found is None else _copied(found)
+            except _ODD as error:
+                raise self._nonsense("find", found) from error
+
+        return await self._loop.run("find", carried, within_s=self._within_s)
 
     async def stop(self, name: str) -> None:
         """Order the end of a script."""
-        await self._carried("stop", lambda: self._executor.stop(name))
+
+        async def carried() -> None:
+            await self._executor.stop(name)
+
+        await self._loop.run("stop", carried, within_s=self._within_s)
 
     async def names(self, prefix: str) -> Collection[str]:
         """Return the names of all scripts that wait or run."""
-        names: object = await self._carried(
-            "names", lambda: self._executor.names(prefix)
-        )
-        if not isinstance(names, list | tuple | set | frozenset):
-            raise self._nonsense("names", names)
-        return [
-            each for each in names if isinstance(each, str) and each.startswith(prefix)
-        ]
 
-    async def _carried(self, call: str, carried: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer to a call.
+        async def carried() -> frozenset[str]:
+            names: object = await self._executor.names(prefix)
+            if not isinstance(names, list | tuple | set | frozenset):
+                raise self._nonsense("names", names)
+            ours = (str.__str__(each) for each in names if isinstance(each, str))
+            return frozenset(each for each in ours if each.startswith(prefix))
 
-        Raises:
-            EngineSilent: It took too long, or raised.
-            EngineRefused: It refused.
-        """
-        about = f"{call} of the engine {self._kind}"
-        try:
-            with anyio.fail_after(_WITHIN_S):
-                return await _own_end(carried)
-        except (EngineSilent, EngineRefused):
-            raise
-        except TimeoutError as error:
-            message = f"{about} took more than {duration(_WITHIN_S)}"
-            raise EngineSilent(message) from error
-        except (Exception, SystemExit) as error:
-            message = f"{about} raised {said(error)}"
-            raise EngineSilent(message) from error
+        return await self._loop.run("names", carried, within_s=self._within_s)
 
     def _nonsense(self, call: str, answer: object) -> EngineSilent:
         return EngineSilent(
-            f"{call} of the engine {self._kind} returned {answer!r:.60}"
+            f"{call} of the engine {self._kind} returned {shown(answer)}"
         )
 
 
-async def _own_end(carried: Callable[[], Awaitable[T]]) -> T:
-    """Return the answer to a call.
+_ODD: Final = (TypeError, ValueError, AttributeError)
+
+
+def _copied(found: object) -> Found:
+    """Return a checked copy of an engine's answer.
 
     Raises:
-        EngineSilent: It ended as if it had been cancelled, and nobody has cancelled it.
+        TypeError: It, or a part of it, is something else.
+        ValueError: A part of it has a value that there isn't.
     """
-    try:
-        return await carried()
-    except anyio.get_cancelled_exc_class() as error:
-        if anyio.current_effective_deadline() == -inf:
-            raise
-        message = "a call was cancelled within the engine"
-        raise EngineSilent(message) from error
+    if not isinstance(found, Found):
+        raise TypeError
+    code = found.code
+    if code is not None and (type(code) is not int or code not in _CODES):
+        raise ValueError
+    return Found(
+        # From its text as well, because who writes "ended" means that.
+        state=State(found.state),
+        code=code,
+        words=quoted(found.words),
+        where=quoted(found.where),
+        reason=quoted(found.reason),
+        is_stopped=_is_true(found.is_stopped),
+        is_given_up=_is_true(found.is_given_up),
+    )
+
+
+def _is_true(flag: Any) -> bool:  # noqa: ANN401  # nobody has checked it
+    if type(flag) is not bool:
+        raise TypeError
+    return flag
 
 
 class Gone:
