@@ -158,6 +158,7 @@ async def test_a_command_ends_with_its_script_that_is_killed(
     running.wait(20)
 
     await until(lambda: not alive(child))
+    await until(lambda: files.has_left, 20, "the word of the watcher")
     assert files.exit_code is None
 
 

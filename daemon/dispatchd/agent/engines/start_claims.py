@@ -5,6 +5,7 @@ A claim is made with O_EXCL or link(2), which are atomic on NFS (version 3 and n
 
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -17,6 +18,7 @@ from dispatchd.agent.engines.start_script import (
     CLAIM,
     EXIT,
     LAUNCH,
+    LEFT,
     SECRETS,
     UNTIL,
 )
@@ -25,11 +27,11 @@ from dispatchd.linux.untrusted_files import read_regular
 _DAEMON: Final = b"daemon\n"
 """Content of a claim of the daemon; that of a job is its id."""
 
-_ASIDE: Final = "claim.daemon"
-
 _NUMBER: Final = re.compile(rb"[0-9]{1,12}\n")
 
 _CODE: Final = re.compile(rb"[0-9]{1,3}\n")
+
+_CODES: Final = range(256)
 
 _LONGEST: Final = 32
 """Largest claim or exit file that is read (bytes)."""
@@ -91,12 +93,19 @@ class Files:
         Raises:
             OSError: Nobody knows.
         """
+        # A claim stays as it is, and a full disk must not hide it.
+        claim = self.claim
+        if claim is Claim.JOB:
+            return claim
         # A link is made with its content or not at all; the script's claim may be empty for a moment.
         try:
-            (self.folder / CLAIM).hardlink_to(self._lay_aside())
+            with self._laid_aside() as aside:
+                (self.folder / CLAIM).hardlink_to(aside)
         except (FileExistsError, FileNotFoundError):
             # Without its folder no script begins, and nobody claims it.
             return self.claim
+        # Its engine may have a queue that outlives a power cut, which must not undo this.
+        _sync(self.folder)
         self.remove_launch()
         return Claim.DAEMON
 
@@ -115,8 +124,8 @@ class Files:
 
     def last_claim(self) -> Claim:
         """Return whose claim stands when no script can begin any more, past what a client of NFS may have cached."""
-        with suppress(FileNotFoundError):
-            self._lay_aside()
+        with suppress(FileNotFoundError), self._laid_aside():
+            pass
         return self.claim
 
     @property
@@ -131,19 +140,32 @@ class Files:
     def exit_code(self) -> int | None:
         """Exit code that the script has left, or None."""
         content = self._read(EXIT)
-        return int(content) if _CODE.fullmatch(content) else None
+        code = int(content) if _CODE.fullmatch(content) else None
+        return code if code in _CODES else None
+
+    @property
+    def has_left(self) -> bool:
+        """True if the script was killed, and nothing of its command runs any more."""
+        return (self.folder / LEFT).exists()
 
     @property
     def had_secrets(self) -> bool:
         """True if the attempt was given secrets."""
         return (self.folder / SECRETS).exists()
 
-    def _lay_aside(self) -> Path:
-        aside = self.folder / _ASIDE
-        with suppress(FileExistsError), _written(aside) as fd:
-            os.close(fd)
-        aside.write_bytes(_DAEMON)
-        return aside
+    @contextmanager
+    def _laid_aside(self) -> Iterator[Path]:
+        """Lay a claim of the daemon aside, under a name that nothing else has: what is linked is never written again."""
+        aside = self.folder / f"claim.{secrets.token_hex(4)}"
+        try:
+            with _written(aside) as fd, os.fdopen(fd, "wb") as file:
+                file.write(_DAEMON)
+                file.flush()
+                os.fsync(file.fileno())
+            yield aside
+        finally:
+            with suppress(OSError):
+                aside.unlink()
 
     def _read(self, name: str) -> bytes:
         try:
@@ -155,6 +177,14 @@ class Files:
 @contextmanager
 def _written(path: Path) -> Iterator[int]:
     yield os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def remove(link: Path) -> None:

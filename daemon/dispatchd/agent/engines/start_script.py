@@ -12,6 +12,9 @@ from typing import Final
 
 CLAIM: Final = "claim"
 EXIT: Final = "exit"
+LEFT: Final = "left"
+"""File that says that a script was killed, and nothing of its command runs any more."""
+
 UNTIL: Final = "until"
 """File with the time from which an attempt may not begin any more (seconds since the epoch); none for any time."""
 

@@ -44,6 +44,12 @@ def came_late(found: Found) -> bool:
     return found.code == TOO_LATE
 
 
+def is_second(found: Found) -> bool:
+    """Return whether it was another script that ended, which found the attempt claimed by the first."""
+    is_own_end = found.is_stopped or found.is_given_up
+    return found.code == CLAIM_LOST and not is_own_end
+
+
 def ended(words: Words, name: str, found: Found, exit_file: int | None) -> Exit | None:
     """Return how an attempt ended whose script is over for its engine; None if nobody knows whether it has ended.
 

@@ -19,7 +19,13 @@ from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.port import Executor, Found, State
 from dispatchd.agent.engines.start_claims import Claim, Files, remove
 from dispatchd.agent.engines.starts import Supplier
-from dispatchd.agent.engines.submitted.ends import KILLED, came_late, ended, lost
+from dispatchd.agent.engines.submitted.ends import (
+    KILLED,
+    came_late,
+    ended,
+    is_second,
+    lost,
+)
 from dispatchd.agent.engines.submitted.script import GRACE_S
 from dispatchd.agent.engines.submitted.site import Site, order_stop
 from dispatchd.agent.engines.submitted.start import Starter
@@ -197,10 +203,11 @@ class SubmittedEngine:
         if found is None:
             if followed.misses < _MISSES:
                 return None
-            return await self._forgotten(process, files, followed)
+            said = f"{self._site.words.engine} doesn't know run {process.name}"
+            return await self._forgotten(process, files, followed, said)
         if found.state is not State.ENDED:
             return None
-        return await self._final(process.name, found, files, followed)
+        return await self._final(process, found, files, followed)
 
     async def _unheard(
         self,
@@ -225,10 +232,10 @@ class SubmittedEngine:
         return self._silence
 
     async def _final(
-        self, name: str, found: Found, files: Files, followed: _Followed
+        self, process: Submitted, found: Found, files: Files, followed: _Followed
     ) -> Exit | NeverStarted | None:
         """Return how a start has ended that is over for its engine; None while its script may still run."""
-        words = self._site.words
+        words, name = self._site.words, process.name
         begun = await to_thread.run_sync(lambda: files.claim) is Claim.JOB
         claim = Claim.JOB if begun else await to_thread.run_sync(files.take)
         if claim is Claim.DAEMON:
@@ -238,26 +245,31 @@ class SubmittedEngine:
             asked = "" if found.is_stopped else words.unbegun
             note = f"{words.explained(name, found)}; its script never began.{asked}"
             return Exit(code=None, cause=cause, note=note)
-        code = await to_thread.run_sync(lambda: files.exit_code)
+        code, has_left = await to_thread.run_sync(
+            lambda: (files.exit_code, files.has_left)
+        )
+        if claim is Claim.JOB and code is None and is_second(found):
+            # The engine started it twice: the first script may still run.
+            said = f"{words.engine} has started run {name} twice"
+            return await self._forgotten(process, files, followed, said)
         end = ended(words, name, found, code) if claim is Claim.JOB else None
-        if end is not None:
+        if end is not None and (code is not None or has_left):
             return end
-        # What the engine has given up may still run; its script ends it alone.
+        # Whatever the engine says of it, a script leaves its code: until then it may run, and it ends its command alone.
         now = self._site.time.monotonic()
         if followed.over_at is None:
             followed.over_at, followed.pause_s = now, _SOON_S
             await to_thread.run_sync(order_stop, files, GRACE_S)
         is_late = now - followed.over_at > _LEAVES_WITHIN_S
-        return lost(words, name, found) if is_late else None
+        return end or lost(words, name, found) if is_late or has_left else None
 
     async def _forgotten(
-        self, process: Submitted, files: Files, followed: _Followed
+        self, process: Submitted, files: Files, followed: _Followed, said: str
     ) -> Exit | NeverStarted | None:
-        """Return how a start has ended that its engine doesn't know: it may run all the same, or come to be there.
+        """Return how a start has ended of which its engine says nothing: it may run all the same, or come to be there.
 
         Whoever has the claim has decided whether it ever begins.
         """
-        said = f"{self._site.words.engine} doesn't know run {process.name}"
         code = await to_thread.run_sync(lambda: files.exit_code)
         if code is not None:
             note = f"{said}; the exit code is the one that its script left."
@@ -267,6 +279,8 @@ class SubmittedEngine:
             return NeverStarted()
         followed.begun.set()
         followed.pause_s = self._site.poll_s
+        if await to_thread.run_sync(lambda: files.has_left):
+            return Exit(code=None, note=f"{said}, and its script was killed.")
         stamp = await to_thread.run_sync(lambda: files.begun_ns)
         if self._site.may_run(stamp, process.limit_s):
             return None

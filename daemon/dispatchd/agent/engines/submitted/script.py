@@ -3,7 +3,7 @@
 The script begins again without the environment of its engine, which may have keys in it, claims the attempt, and runs
 the command in a session of its own. SIGTERM, or the file `stop`, ends that session: SIGTERM, then SIGKILL after the
 seconds in that file, because an engine may never send SIGKILL (Dagu). If the script itself is killed, its watcher ends
-the session.
+the session, and says so by the file `left`.
 The second file has the environment and the secrets, and is removed by its own first line.
 """
 
@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from dispatchd.agent.engines.start_script import LAUNCH, LEAVE, claimed, in_background
+from dispatchd.agent.engines.start_script import (
+    LAUNCH,
+    LEAVE,
+    LEFT,
+    claimed,
+    in_background,
+)
 
 START: Final = "start.sh"
 STOP: Final = "stop"
@@ -33,7 +39,11 @@ _WATCH: Final = f""": >{_WATCHED}
 while read -r _ _ _ parent _ </proc/self/stat; do
   if [ "$parent" != "$1" ]; then
     read -r session <{_SESSION} || exit
-    kill -TERM "-$session"; sleep 5; kill -KILL "-$session"; exit
+    kill -TERM "-$session"
+    for _ in 1 2 3 4 5; do kill -0 "-$session" || break; sleep 1; done
+    kill -KILL "-$session"
+    : >{LEFT}
+    exit
   fi
   [ ! -e {STOP} ] || kill -TERM "$1"
   sleep 1

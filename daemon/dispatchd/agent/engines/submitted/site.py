@@ -45,6 +45,11 @@ def order_stop(files: Files, grace_s: float) -> None:
     Raises:
         OSError: The disk refuses it.
     """
-    aside = files.folder / f"{STOP}.aside"
-    aside.write_text(f"{max(0, round(grace_s))}\n")
-    aside.replace(files.folder / STOP)
+    aside, order = files.folder / f"{STOP}.aside", files.folder / STOP
+    try:
+        aside.write_text(f"{max(0, round(grace_s))}\n")
+    except OSError:
+        # A full disk still takes a file without content, which stands for the script's own grace.
+        order.touch(mode=0o600)
+        return
+    aside.replace(order)
