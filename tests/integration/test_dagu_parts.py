@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,31 @@ def test_a_script_claims_its_attempt_runs_its_command_once_and_leaves_its_code(
     assert not (files.folder / "launch.sh").exists()
 
 
+@pytest.mark.parametrize("shell", ["bash", "dash", "busybox"])
+def test_whoever_executes_a_script_sees_no_value_of_a_command_that_is_killed(
+    tmp_path: Path, shell: str
+) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"needs {shell}")
+    (tmp_path / "sh").symlink_to(program)
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "kill -KILL $$"], A="private")
+    # As on a machine whose /bin/sh is this one.
+    for text in files.folder.glob("*.sh"):
+        text.write_text(text.read_text().replace("/bin/sh", str(tmp_path / "sh")))
+
+    done = subprocess.run(
+        [tmp_path / "sh", files.folder / START],
+        env={"PATH": os.defpath},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, files.exit_code) == (137, 137)
+    assert done.stdout + done.stderr == b""
+
+
 def test_a_script_behind_the_daemons_claim_runs_nothing(tmp_path: Path) -> None:
     files = laid_out(tmp_path, ["/bin/sh", "-c", "echo ran"])
 
@@ -124,6 +151,18 @@ async def test_the_exit_code_of_a_command_outlives_signals_at_its_end(
             running.send_signal(15)
 
         assert (running.returncode, files.exit_code) == (9, 9)
+
+    def is_clear() -> bool:
+        return str(tmp_path).encode() not in b"".join(_command_lines())
+
+    # Whoever waits for the end of a grace would kill a stranger with the id of the command.
+    await until(is_clear, 5, "the end of whoever waits for a grace")
+
+
+def _command_lines() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_bytes()
 
 
 @pytest.mark.parametrize("signal_too", [True, False])

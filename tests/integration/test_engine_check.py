@@ -2,22 +2,30 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from signal import SIGTERM
+from subprocess import PIPE, Popen
 from types import MappingProxyType
 
 import pytest
 
 from dispatchd.agent.config.load import Places, load
 from dispatchd.agent.engine_check.bench import Commands
+from dispatchd.agent.engine_check.child import AT_RECORD
+from dispatchd.agent.engine_check.place import make_place
 from dispatchd.agent.engine_check.rules import RULES
 from dispatchd.agent.engine_check.run import Settings, run_check
+from dispatchd.errors import UsageError
 from dispatchd.judging.judgement import Judgement, Verdict
 from support.cli import command, dispatchd
 from support.daemon import write_config
 from support.dagu import dagu_config, running_dagu
 from support.slurm import booted, slurm_config
 from support.toy import installed, toy_config
+from support.until import until
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -114,6 +122,78 @@ async def test_a_wrong_exit_code_breaks_its_rule(
     judgements = await checked(toy_config(tmp_path), "toy", ("1.4",))
 
     assert "exit code is 1 in place of 7" in broken(judgements)["1.4"]
+
+
+async def test_what_an_engine_prints_is_no_answer_of_a_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printing = ("import os\n", "import os\nprint('hello')\n")
+    monkeypatch.syspath_prepend(str(site := installed(tmp_path, *printing)))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+
+    judgements = await checked(toy_config(tmp_path), "toy", ("2.1",))
+
+    assert verdicts(judgements) == {"2.1": Verdict.KEPT}
+
+
+def test_a_daemon_of_a_trial_ends_with_its_trial(tmp_path: Path) -> None:
+    (tmp_path / "attempt-1").mkdir()
+    document = {
+        "config": str(local_config(tmp_path)),
+        "state": str(tmp_path),
+        "control": str(tmp_path),
+        "engine": "local",
+        "folder": str(tmp_path),
+        "script": "exit 0",
+        "env": {},
+        "stop_at": AT_RECORD,
+    }
+    module = [sys.executable, "-m", "dispatchd.agent.engine_check.child"]
+    with Popen(module, stdin=PIPE, stdout=PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(f"{json.dumps(document)}\n".encode())
+        child.stdin.flush()
+
+        child.stdin.close()
+
+        assert child.wait(60) == 1
+
+
+def test_a_trial_removes_what_a_killed_one_has_left_and_disturbs_none(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "engine-check-killed").mkdir()
+
+    with ExitStack() as held:
+        folder = make_place(tmp_path, held)
+        assert list(tmp_path.glob("engine-check-*")) == [folder]
+        with pytest.raises(UsageError, match="another check is under way"):
+            make_place(tmp_path, held)
+    with ExitStack() as held:
+        assert make_place(tmp_path, held) != folder
+        assert not folder.exists()
+
+
+async def test_a_signal_ends_a_trial_and_all_that_it_has_started(
+    tmp_path: Path, site: Path
+) -> None:
+    file, junit = toy_config(tmp_path), tmp_path / "junit.xml"
+    line = ["engine", "check", "toy", "--config", str(file), "--junit", str(junit)]
+    state = tmp_path / "state"
+
+    with Popen(
+        [sys.executable, "-m", "dispatchd", *line],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        stdout=PIPE,
+    ) as running:
+        await until(lambda: list(state.glob("engines/*")), 60, "a start")
+        running.send_signal(SIGTERM)
+        assert running.wait(60) == 143
+
+    assert not list(state.glob("engine-check-*"))
+    assert not list(state.glob("engines/*"))
+    assert "SIGTERM has ended it" in junit.read_text()
 
 
 @pytest.mark.torture(least_s=120)

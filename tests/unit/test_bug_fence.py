@@ -141,7 +141,7 @@ BOUNDED = {
     # A trial of an engine: waits with a deadline, and output up to its end.
     *("agent/engine_check/bench.py:until", "agent/engine_check/bench.py:end"),
     "agent/engine_check/bench.py:_observe",
-    "agent/engine_check/killed.py:until",
+    *("agent/engine_check/killed.py:until", "agent/engine_check/run.py:end_at_signals"),
     # Threads: what they call raises where it is waited for.
     *(
         "concurrency/own_threads.py:run",

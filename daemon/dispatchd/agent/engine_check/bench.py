@@ -275,6 +275,12 @@ class Bench:
                 await self.cleared(identity, scene)
             self.disown(identity)
 
+    async def tidy(self) -> None:
+        """Take back what a trial has left at the engine, and in the files of starts; for a while at most."""
+        if not self.is_local:
+            with anyio.move_on_after(_END_S):
+                await self.engines.configured(self.name).tidy()
+
     async def until(self, look: Callable[[], bool], what: str) -> None:
         """Wait for something that another process does.
 

@@ -1,11 +1,13 @@
 """A daemon that starts one attempt and is killed then: a process of its own, which says on stdout how far it is.
 
-Comes from `killed.py`, which sends the configuration and the scene to its stdin as JSON.
+Comes from `killed.py`, which sends the configuration and the scene to its stdin as a line of JSON. It ends with its stdin.
 """
 
 import json
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,20 +31,34 @@ AT_STARTED: Final = "started"
 """The start has returned."""
 
 
-def _say(**message: Json) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+def _own_stdout() -> Callable[..., None]:
+    """Return a call that says something on stdout; whatever else is printed there, as by an engine, goes to stderr."""
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(**message: Json) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    return say
 
 
-async def _start(bench: Bench, scene: Scene, stop_at: str) -> None:
+def _end_with_stdin() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+async def _start(
+    bench: Bench, scene: Scene, stop_at: str, say: Callable[..., None]
+) -> None:
     async def record(identity: Identity) -> None:
-        _say(at=AT_RECORD, identity=to_json(identity))
+        say(at=AT_RECORD, identity=to_json(identity))
         if stop_at == AT_RECORD:
             await anyio.sleep_forever()
-        _say(at=AT_RECORDED)
+        say(at=AT_RECORDED)
 
     await bench.start(scene, record)
-    _say(at=AT_STARTED)
+    say(at=AT_STARTED)
     await anyio.sleep_forever()
 
 
@@ -60,7 +76,9 @@ def _config(document: dict[str, Any], environment: dict[str, str]) -> Config:
 def main() -> None:
     """Start the attempt that stdin says, and wait to be killed."""
     silence()
-    document = json.load(sys.stdin)
+    say = _own_stdout()
+    document = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     environment = dict(os.environ)  # noqa: TID251  # a program of its own
     config, name = own_config(_config(document, environment), document["engine"])
     scene = Scene(
@@ -70,7 +88,7 @@ def main() -> None:
         env=document["env"],
     )
     bench = Bench(config, name, environment, scene.folder.parent, 0.0, Commands())
-    anyio.run(_start, bench, scene, document["stop_at"])
+    anyio.run(_start, bench, scene, document["stop_at"], say)
 
 
 if __name__ == "__main__":

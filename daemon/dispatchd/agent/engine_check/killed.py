@@ -75,7 +75,7 @@ async def daemon(
         stderr=subprocess.DEVNULL,
         env={**bench.environment, **variables},
     )
-    running = Daemon(bench, process)
+    running, is_done = Daemon(bench, process), False
     try:
         stdin = process.stdin
         assert stdin is not None  # noqa: S101  # it has a pipe
@@ -89,14 +89,13 @@ async def daemon(
             "env": dict(scene.env),
             "stop_at": stop_at,
         }
-        await stdin.send(json.dumps(document).encode())
-        await stdin.aclose()
+        # It ends with its stdin, and so with this process.
+        await stdin.send(f"{json.dumps(document)}\n".encode())
         yield running
-    except Broken:
-        if running.identity is not None:
+        is_done = True
+    finally:
+        if not is_done and running.identity is not None:
             # It may run; the bench ends it.
             bench.owned[running.identity] = scene
-        raise
-    finally:
         with anyio.CancelScope(shield=True):
             await running.kill()

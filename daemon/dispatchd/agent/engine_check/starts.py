@@ -193,7 +193,9 @@ async def unreachable(bench: Bench) -> None:
         with anyio.move_on_after(bench.patience_s) as limit:
             seen = await bench.engines.observe(identity, scene.attempt)
     finally:
-        await bench.command(bench.commands.up)
+        # Somebody may have interrupted it.
+        with anyio.CancelScope(shield=True):
+            await bench.command(bench.commands.up)
     if limit.cancelled_caught:
         fail("nothing said that the engine was unreachable")
     if not isinstance(seen, Unreachable):

@@ -34,6 +34,8 @@ _NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 def claimed(link: Path, number: str) -> str:
     """Return the lines that claim an attempt and read its launch.
 
+    The shell itself is silent from then on: of a command that is killed, bash prints the text, with its environment.
+
     Args:
         link: Folder with the files of the attempt, which has a name of ours.
         number: Content of the claim, as a word of the shell that is a number.
@@ -45,6 +47,7 @@ fi
 set -C
 (echo "{number}" >{CLAIM}) 2>/dev/null || exit {CLAIM_LOST}
 set +C
+exec </dev/null >/dev/null 2>&1
 . ./{LAUNCH}
 """
 

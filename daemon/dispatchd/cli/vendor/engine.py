@@ -1,7 +1,9 @@
 """`dispatchd engine check`: judge an engine of the configuration by the rules that all engines keep."""
 
 import os
+import signal
 import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,12 +76,13 @@ def check(
     """Judge the engine NAME of the configuration, or local, by each rule of an engine.
 
     It starts runs of its own there, as a daemon does, kills daemons of its own in between, and ends all that it has
-    started. A running daemon isn't disturbed, but for the slots of the engine. Exit code: 0 if no rule is broken, else 1.
+    started, also at Ctrl-C and SIGTERM. A running daemon isn't disturbed, but for the slots of the engine. Exit code: 0 if
+    no rule is broken, else 1.
     """
     import anyio
 
     from dispatchd.agent.engine_check.bench import Commands
-    from dispatchd.agent.engine_check.run import Settings, run_check
+    from dispatchd.agent.engine_check.run import Settings, run_until_signal
     from dispatchd.linux.log import silence
 
     silence()
@@ -91,17 +94,24 @@ def check(
         commands=Commands(down=down_command, up=up_command, listing=listing_command),
     )
 
+    judgements: list[Judgement] = []
+
     def heard(judgement: "Judgement") -> None:
+        judgements.append(judgement)
         if not as_json:
             print_rules([judgement])
 
-    judgements = anyio.run(run_check, settings, heard)
+    # An engine may print, and nothing reads that with the document.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        number = anyio.run(run_until_signal, settings, heard)
+    ended = f"{signal.Signals(number).name} has ended it" if number else ""
     if as_json:
-        print_json({"engine": name, "rules": document(judgements)})
+        rules = document(judgements)
+        print_json({"engine": name, "ended_early": ended, "rules": rules})
     else:
-        echo("")
+        echo(f"\nThe check ended early: {ended}" if ended else "")
         print_counts(judgements)
     if junit is not None:
-        write_junit(junit, "engine", name, judgements)
+        write_junit(junit, "engine", name, judgements, ended)
     is_broken = any(each.verdict == "broken" for each in judgements)
-    sys.exit(_BROKEN if is_broken else _PASSED)
+    sys.exit(128 + number if number else _BROKEN if is_broken else _PASSED)

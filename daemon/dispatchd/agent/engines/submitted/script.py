@@ -3,7 +3,8 @@
 The script begins again without the environment of its engine, which may have keys in it, claims the attempt, and runs
 the command in a session of its own. SIGTERM, or the file `stop`, ends that session: SIGTERM, then SIGKILL after the
 seconds in that file, because an engine may never send SIGKILL (Dagu). If the script itself is killed, its watcher ends
-the session, and says so by the file `left`.
+the session, and says so by the file `left`. Whoever waits for the grace ends with the script, whose command's id may be
+another's then.
 The second file has the environment and the secrets, and is removed by its own first line.
 """
 
@@ -82,8 +83,11 @@ dispatchd_end() {{
   kill -TERM "-$dispatchd_pid" 2>/dev/null || kill -TERM "$dispatchd_pid" 2>/dev/null
   (
     trap '' TERM INT HUP
-    sleep "$dispatchd_grace"
-    kill -KILL "-$dispatchd_pid"
+    while kill -0 "$$" && [ "$dispatchd_grace" -gt 0 ]; do
+      sleep 1
+      dispatchd_grace=$((dispatchd_grace - 1))
+    done
+    ! kill -0 "$$" || kill -KILL "-$dispatchd_pid"
   ) </dev/null >/dev/null 2>&1 &
   dispatchd_killer=$!
 }}
