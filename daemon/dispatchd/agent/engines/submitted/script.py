@@ -4,7 +4,7 @@ The script begins again without the environment of its engine, which may have ke
 the command in a session of its own. SIGTERM, or the file `stop`, ends that session: SIGTERM, then SIGKILL after the
 seconds in that file, because an engine may never send SIGKILL (Dagu). If the script itself is killed, its watcher ends
 the session, and says so by the file `left`. Whoever waits for the grace ends with the script, whose command's id may be
-another's then.
+another's then. Only the first signal calls the function: dash handles each within the one before it, to a depth of 1000.
 The second file has the environment and the secrets, and is removed by its own first line.
 """
 
@@ -76,7 +76,7 @@ dispatchd_stop=
 dispatchd_killer=
 dispatchd_code=
 dispatchd_end() {{
-  dispatchd_stop=1 dispatchd_again=1
+  dispatchd_stop=1
   [ -n "$dispatchd_pid" ] && [ -z "$dispatchd_killer" ] || return 0
   dispatchd_grace=$(cat {STOP} 2>/dev/null)
   case "$dispatchd_grace" in '' | *[!0-9]*) dispatchd_grace={GRACE_S} ;; esac
@@ -91,7 +91,7 @@ dispatchd_end() {{
   ) </dev/null >/dev/null 2>&1 &
   dispatchd_killer=$!
 }}
-trap dispatchd_end TERM INT HUP
+trap 'dispatchd_again=1; [ "$dispatchd_stop" ] || dispatchd_end' TERM INT HUP
 (exec setsid /bin/sh -c '{_WATCH}' watch "$$") </dev/null >/dev/null 2>&1 &
 dispatchd_watch=$!
 while [ ! -e {_WATCHED} ] && kill -0 "$dispatchd_watch" 2>/dev/null; do sleep 0.01; done
