@@ -51,6 +51,7 @@ OPTIONS: Final = {
     "license issue": ["--key-file", "/dev/null"],
     "conformance": ["--key-file", "/dev/null", "--submit-command", "false"],
     "block": ["--reason", "x"],
+    "hub resolve": ["--retry"],
     "hub token add": ["--scope", "read"],
     "service install": ["--dry-run", "--program", "/usr/bin/dispatchd"],
     "service uninstall": ["--dry-run"],

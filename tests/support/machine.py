@@ -99,8 +99,8 @@ class Held:
     ) -> httpx.Response:
         return await self._call("finish", result_status=status, result_summary=summary)
 
-    async def beat(self, phase: str = "running") -> httpx.Response:
-        return await self._call("heartbeat", phase=phase)
+    async def beat(self, phase: str = "running", **fields: Any) -> httpx.Response:
+        return await self._call("heartbeat", phase=phase, **fields)
 
     async def release(self) -> httpx.Response:
         return await self._call("release", reason="stopping")

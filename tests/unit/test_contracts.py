@@ -66,6 +66,7 @@ NAMES = [
     "prune-request",
     "pull-request",
     "release-request",
+    "resolve-request",
     "run-brief",
     "run-event",
     "run-result",

@@ -41,6 +41,7 @@ OF_THE_HUB = {
     "machine-request",
     "pause-request",
     "prune-request",
+    "resolve-request",
     "submit-request",
     "token-request",
 }

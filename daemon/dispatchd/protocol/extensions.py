@@ -11,11 +11,15 @@ TOKEN: Final = "token"  # noqa: S105  # a name
 REPORT: Final = "report"
 LOG: Final = "log"
 ARTIFACTS: Final = "artifacts"
+RESOLVE: Final = "resolve"
 CAPABILITIES: Final = "capabilities"
 MARKED: Final = "contract-header"
 """Extension of an endpoint that puts the header of the contract into each of its answers."""
 
-OF_MACHINES: Final = (CLAIM, LEASE, HEARTBEAT, RELEASE, TOKEN, REPORT, LOG, ARTIFACTS)
+OF_MACHINES: Final = (
+    *(CLAIM, LEASE, HEARTBEAT, RELEASE, TOKEN),
+    *(REPORT, LOG, ARTIFACTS, RESOLVE),
+)
 """Extensions that this release names in its pulls."""
 
 HEADER: Final = "Dispatch-Contract"

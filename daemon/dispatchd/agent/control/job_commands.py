@@ -8,6 +8,7 @@ import anyio
 from attrs import frozen
 
 from dispatchd.agent.control.calls import Act, Call, Lines, Refused, Reply
+from dispatchd.agent.domain.delivery import ENDINGS, RETRY, marked
 from dispatchd.agent.domain.intake import Mode
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
@@ -16,10 +17,7 @@ from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.errors import ConfigError, NotPossible
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import at, text
-from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 from dispatchd.protocol.times import iso_or_none
-
-_ENDINGS: Final = {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
 
 _LONGEST_DRAIN_S: Final = 365 * 24 * 3600.0
 """Longest deadline of a drain (seconds); a longer one is invalid."""
@@ -71,11 +69,11 @@ class JobCommands:
             Refused: The decision is none of these, or the job isn't parked.
         """
         decision, note = text(call.body, "as"), text(call.body, "note").strip()
-        if decision != "retry" and decision not in _ENDINGS:
+        if decision != RETRY and decision not in ENDINGS:
             reason = "`as` must be one of: retry, fail, succeed"
             raise Refused(status=HTTPStatus.BAD_REQUEST, reason=reason)
-        outcome = _ENDINGS.get(decision)
-        verdict = None if outcome is None else _verdict(outcome, note)
+        outcome = ENDINGS.get(decision)
+        verdict = None if outcome is None else marked(outcome, "an operator", note)
         try:
             return _reply(await self._tracker.resolve(call.parameters["job"], verdict))
         except NotPossible as error:
@@ -174,16 +172,6 @@ async def _either(*events: anyio.Event) -> None:
 
         for event in events:
             tasks.start_soon(wait, event)
-
-
-def _verdict(outcome: Outcome, note: str) -> Verdict:
-    cause = FailureCause.NEEDS_INPUT if outcome is Outcome.FAILED else None
-    summary = f"Marked as {outcome} by an operator"
-    return Verdict(
-        outcome=outcome,
-        cause=cause,
-        summary=f"{summary}: {note}" if note else f"{summary}.",
-    )
 
 
 def _reply(record: TrackedJob) -> Reply:

@@ -1,6 +1,8 @@
 """Result of a pull: a job, or nothing."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 from attrs import frozen
 
@@ -39,6 +41,49 @@ class NoJob:
     ended_early: bool = False
 
 
+RETRY: Final = "retry"
+"""Decision about a parked job: another attempt."""
+
+ENDINGS: Final[Mapping[str, Outcome]] = MappingProxyType(
+    {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
+)
+"""Decision that ends a parked job -> its outcome."""
+
+_LONGEST_NOTE: Final = 1000
+"""Longest note of a decision that is taken from the endpoint (characters)."""
+
+_LONGEST_NAME: Final = 200
+"""Longest name of a person that is taken from the endpoint (characters)."""
+
+
+@frozen(kw_only=True)
+class Resolution:
+    """A person's decision about a parked job, made at the endpoint.
+
+    `parking` names the stay in `needs_attention` that it is about. `decision` is `RETRY`, a key of `ENDINGS`, or a
+    word of a newer endpoint.
+    """
+
+    parking: str
+    decision: str
+    note: str = ""
+    by: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """True if this release can carry it out."""
+        return self.decision == RETRY or self.decision in ENDINGS
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Verdict of the job; None for another attempt."""
+        outcome = ENDINGS.get(self.decision)
+        if outcome is None:
+            return None
+        who = f"{self.by.strip()[:_LONGEST_NAME] or 'a person'} at the endpoint"
+        return marked(outcome, who, self.note.strip()[:_LONGEST_NOTE])
+
+
 @frozen(kw_only=True)
 class Beat:
     """The endpoint's answer to a heartbeat or an accept."""
@@ -46,6 +91,8 @@ class Beat:
     cancel_requested: bool = False
     watching: bool = False
     """True while somebody looks at the log of the job."""
+    resolution: Resolution | None = None
+    """Decision about the job, which is parked; None for none."""
 
 
 @frozen(kw_only=True)
@@ -91,6 +138,16 @@ def rejection(
     if name not in workflows:
         return unknown_workflow(name)
     return foreign_repository(delivery.job, workflows[name])
+
+
+def marked(outcome: Outcome, who: str, note: str) -> Verdict:
+    """Return the verdict of a parked job that a person has ended."""
+    summary = f"Marked as {outcome} by {who}"
+    return Verdict(
+        outcome=outcome,
+        cause=FailureCause.NEEDS_INPUT if outcome is Outcome.FAILED else None,
+        summary=f"{summary}: {note}" if note else f"{summary}.",
+    )
 
 
 def record_lost() -> Verdict:

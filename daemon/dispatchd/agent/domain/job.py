@@ -171,11 +171,12 @@ class TrackedJob:
             )
         # Of two records of a job the one changed last is valid, even if the clock was set back between them.
         is_back = self.phase is Phase.HISTORY and phase is not Phase.HISTORY
-        least = self.changed_at + timedelta.resolution if is_back else self.changed_at
+        is_later = is_back or (event is Event.PARKED and phase is not self.phase)
+        least = self.changed_at + timedelta.resolution if is_later else self.changed_at
         now = max(now, least)
         if event is Event.REJECTED and verdict is not None:
             verdict = self._not_again(verdict)
-        steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
+        steps = _kept((*self.steps, Step(at=now, event=event, phase=phase)), phase)
         # The first verdict stands: a message that arrives late can't rewrite how a run ended.
         decided = self.verdict or (verdict if phase is Phase.FINISHING else None)
         retry_at = self.retry_at if phase is Phase.RETRY_WAIT else None
@@ -250,6 +251,20 @@ class TrackedJob:
             step.at for step in self.steps if step.event is Event.RESOLVED_RETRY
         ]
         return max([self.received_at, *resolved])
+
+    @property
+    def parking(self) -> str:
+        """Name of the present stay in `needs_attention`, a different one each time; empty if the job isn't parked.
+
+        It is empty, too, where an earlier release has dropped the step.
+        """
+        step = _parked_by(self.steps) if self.phase is Phase.NEEDS_ATTENTION else None
+        return "" if step is None else step.at.isoformat()
+
+    def is_parked_like(self, other: Self) -> bool:
+        """Return whether the job is still parked as in another record of it, under the same claim."""
+        is_same_claim = self.job.claim_token == other.job.claim_token
+        return bool(self.parking) and self.parking == other.parking and is_same_claim
 
     @property
     def is_claim_accepted(self) -> bool:
@@ -347,6 +362,26 @@ class TrackedJob:
 _CLAIM_LOST: Final = (Event.ACCEPT_REFUSED, Event.LEASE_LOST)
 
 _MAY_BE_BLOCKED: Final = (Phase.RUNNING, Phase.NEEDS_ATTENTION)
+
+
+def _parked_by(steps: tuple[Step, ...]) -> Step | None:
+    """Return the step that has parked a parked job, or None if it is not among these."""
+    parked_by: Step | None = None
+    for step in steps:
+        if step.phase is not Phase.NEEDS_ATTENTION:
+            parked_by = None
+        elif parked_by is None and step.event is Event.PARKED:
+            parked_by = step
+    return parked_by
+
+
+def _kept(steps: tuple[Step, ...], phase: Phase) -> tuple[Step, ...]:
+    """Return the last steps; while a job is parked, the one that has parked it is among them."""
+    kept = steps[-STEPS_KEPT:]
+    parked_by = _parked_by(steps) if phase is Phase.NEEDS_ATTENTION else None
+    if parked_by is None or parked_by in kept:
+        return kept
+    return (parked_by, *kept[1:])
 
 
 def cancelled(summary: str) -> Verdict:

@@ -11,7 +11,14 @@ import structlog
 from anyio import to_thread
 from attrs import asdict, define, evolve, field
 
-from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
+from dispatchd.agent.domain.delivery import (
+    Beat,
+    Delivery,
+    LogAnswer,
+    NoJob,
+    Resolution,
+    Stored,
+)
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.run.events import Progress
@@ -31,7 +38,7 @@ from dispatchd.agent.endpoint.responses import (
 from dispatchd.agent.endpoint.wire import read_delivery, report_to_wire, stored_of
 from dispatchd.errors import ContractViolation, ProtocolError, TooLarge
 from dispatchd.protocol.contracts import check
-from dispatchd.protocol.extensions import MARKED, OF_MACHINES, is_marked
+from dispatchd.protocol.extensions import MARKED, OF_MACHINES, RESOLVE, is_marked
 from dispatchd.protocol.job import Job, Json
 from dispatchd.protocol.report import LogChunk, Report
 from dispatchd.protocol.uploads.artifacts import ArtifactChunk, ArtifactList
@@ -188,6 +195,8 @@ class DispatchEndpoint:
             body["progress"] = asdict(progress)
         if record.phase is Phase.NEEDS_ATTENTION and record.blocked:
             body["reason"] = self._scrubbed(record.blocked)
+        if record.parking and RESOLVE in record.job.extensions:
+            body["parked"] = record.parking
         return _beat("heartbeat", await self._about("heartbeat", record, body))
 
     async def log(self, record: TrackedJob, chunk: LogChunk) -> LogAnswer:
@@ -338,6 +347,19 @@ def _beat(call: str, reply: Reply) -> Beat:
     return Beat(
         cancel_requested=document.get("cancel_requested") is True,
         watching=document.get("watching") is True,
+        resolution=_resolution(document.get("resolve")),
+    )
+
+
+def _resolution(resolve: Json) -> Resolution | None:
+    """Return the decision in an answer that keeps its contract; None for none."""
+    if not isinstance(resolve, dict):
+        return None
+    return Resolution(
+        parking=str(resolve["parked"]),
+        decision=str(resolve["as"]),
+        note=str(resolve.get("note") or ""),
+        by=str(resolve.get("by") or ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""Heartbeat: extend leases and receive cancel requests, for jobs whose endpoint offers heartbeats.
+"""Heartbeat: extend leases, and receive cancel requests and decisions, for jobs whose endpoint offers heartbeats.
 
 A job beats from its pull until its finish has been answered. This machine holds it even while only its finish is
 refused, and no other machine is to run it. The first beat follows the accept at once: then the endpoint knows
@@ -16,6 +16,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field
 
+from dispatchd.agent.domain.delivery import Resolution
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.loops.progress import ProgressFeed
@@ -26,7 +27,8 @@ from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.keyed_tasks import KeyedTasks
-from dispatchd.errors import JobClosed, RemoteError
+from dispatchd.errors import JobClosed, NotPossible, RemoteError
+from dispatchd.protocol.extensions import RESOLVE
 
 _LOOP: Final = "heartbeat"
 
@@ -168,6 +170,27 @@ class HeartbeatLoop:
             decided = record.is_cancelled or record.phase is Phase.FINISHING
             if beat.cancel_requested and not decided:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
+            elif beat.resolution is not None:
+                await self._resolve(record, beat.resolution)
+
+    async def _resolve(self, record: TrackedJob, resolution: Resolution) -> None:
+        """Carry out a person's decision at the endpoint, if the job is still parked as it was when they made it."""
+        log = self._log.bind(
+            decision=resolution.decision, by=resolution.by, **job_context(record)
+        )
+        if RESOLVE not in record.job.extensions:
+            log.warning("decision_ignored", reason="the endpoint has not shown it")
+        elif not resolution.is_known or resolution.parking != record.parking:
+            log.warning("decision_ignored", reason="it is not about this parked job")
+        else:
+            try:
+                verdict = resolution.verdict
+                await self.tracker.resolve(record.job.id, verdict, of=record)
+            except NotPossible as error:
+                # Somebody on this machine was faster, or this answer comes a second time.
+                log.info("decision_ignored", reason=error.reason)
+            else:
+                log.info("job_resolved_at_endpoint", note=resolution.note)
 
     async def _closed(
         self, record: TrackedJob, asked_at: datetime, error: JobClosed

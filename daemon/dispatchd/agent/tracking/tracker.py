@@ -211,14 +211,24 @@ class Tracker:
                 parked.ending(FailureCause.NEEDS_INPUT, now), event
             )
 
-    async def resolve(self, job_id: str, verdict: Verdict | None) -> TrackedJob:
+    async def resolve(
+        self, job_id: str, verdict: Verdict | None, *, of: TrackedJob | None = None
+    ) -> TrackedJob:
         """End a parked job with a verdict, or start another attempt of it (None).
 
+        Args:
+            job_id: The job.
+            verdict: The verdict.
+            of: The record that was decided about; None for the present one.
+
         Raises:
-            NotPossible: It isn't parked.
+            NotPossible: It isn't parked, or no longer as `of` was: under the same claim, for the same reason.
         """
         async with self._lock(job_id):
             record = self._standing(job_id, "resolve", (Phase.NEEDS_ATTENTION,))
+            if of is not None and not record.is_parked_like(of):
+                reason = "it has been parked or handed out again since"
+                raise NotPossible(do="resolve", job_id=job_id, reason=reason)
             event = Event.RESOLVED_RETRY if verdict is None else Event.RESOLVED
             return await self._advance(record, event, verdict)
 

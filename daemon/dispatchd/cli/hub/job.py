@@ -41,6 +41,10 @@ def print_job(job: Mapping[str, Any]) -> None:
     pairs["machine"] = _machine(job)
     if job["cancel_requested"] and not job["ended"]:
         pairs["cancel"] = "requested; its machine ends the run"
+    if said := decided(job):
+        decision = job["decision"]
+        pairs["decision"] = f"{said} (by {decision['by']}, {when(decision['at'])})"
+        pairs["note"] = _line(decision["note"])
     for name in ("created_at", "claimed_at", "accepted_at", "finished_at"):
         pairs[name.removesuffix("_at")] = when(job[name])
     print_pairs(pairs)
@@ -58,6 +62,19 @@ def print_job(job: Mapping[str, Any]) -> None:
             echo(f"\n{title}\n{text}")
     if output := str(job.get("result_output") or ""):
         click.echo(f"\nOutput\n{coloured(output)}")
+
+
+def decided(job: Mapping[str, Any]) -> str:
+    """Return the newest decision about a job while it was parked, in words; empty before the first."""
+    decision = job["decision"]
+    if decision is None:
+        return ""
+    follows = {
+        "waiting": f"waiting for the machine {_machine(job)}",
+        "sent": "sent to its machine",
+        "overtaken": "never reached its machine",
+    }[decision["state"]]
+    return f"decided: {decision['as']}, {follows}"
 
 
 def took(job: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`dispatchd hub submit`, `jobs`, `show`, `cancel`, `requeue`, `pause`, `resume`, `deliveries`, `redeliver`, `prune`."""
+"""`dispatchd hub submit`, `jobs`, `show`, `cancel`, `resolve`, `requeue`, `pause`, `resume`, `deliveries`, `redeliver`, `prune`."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from dispatchd.cli.hub.client import (
     print_rows,
     say,
 )
-from dispatchd.cli.hub.job import print_job, took
+from dispatchd.cli.hub.job import decided, print_job, took
 from dispatchd.cli.hub.lookup import delivery_id_of, job_id_of, workflows_of
 from dispatchd.cli.hub.submission import submitted
 from dispatchd.cli.options import finite, not_blank, print_json, read_text
@@ -113,6 +113,36 @@ def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
         else document["state"]
     )
     say(document, f"{job_id}  {doing}", as_json=as_json)
+
+
+@click.command(short_help="Decide about JOB, which is parked.")
+@asks_hub
+@click.option("--retry", "decision", flag_value="retry", help="Another attempt.")
+@click.option("--fail", "decision", flag_value="fail", help="It has failed.")
+@click.option("--succeed", "decision", flag_value="succeed", help="It has succeeded.")
+@click.option("--note", default="", help="Why; part of the job's summary.")
+@click.argument("job", callback=not_blank)
+def resolve(
+    hub: HubClient, *, as_json: bool, job: str, decision: str | None, note: str
+) -> None:
+    """Decide about JOB, which is parked: --retry, --fail or --succeed.
+
+    Its machine carries the decision out, at once if it can be reached. A machine that takes no decisions from the hub is
+    named, with the command to type there. Exit code: 0 if the hub has the decision, 64 if it refuses it, 69 if it doesn't answer.
+    """
+    if decision is None:
+        reason = "one of --retry, --fail, --succeed is needed"
+        raise UsageError(cannot=f"resolve {job}", reason=reason)
+    job_id = job_id_of(hub, job)
+    cannot = f"resolve job {job}"
+    document = hub.ask(
+        "POST",
+        f"/api/v1/jobs/{in_path(job_id)}/resolve",
+        {"as": decision, "note": note},
+        cannot=cannot,
+        contract="hub-job",
+    )
+    say(document, f"{job_id}  {decided(document)}", as_json=as_json)
 
 
 @click.command(short_help="Run JOB again, under a new id.")
@@ -217,8 +247,8 @@ def resume(hub: HubClient, *, as_json: bool) -> None:
 
 
 COMMANDS: Final = (
-    *(submit, jobs, show, cancel, requeue, pause, resume),
-    *(deliveries, redeliver, prune),
+    *(submit, jobs, show, cancel, resolve, requeue),
+    *(pause, resume, deliveries, redeliver, prune),
 )
 """Commands of this module for the group `hub`."""
 

@@ -45,7 +45,8 @@ _SECTIONS: Final[Sections] = MappingProxyType(
     {
         "Jobs": (
             *("run", "watch", "jobs", "show", "logs", "artifacts"),
-            *("open", "cancel", "requeue", "submit", "schedules"),
+            *("open", "cancel", "resolve", "requeue", "submit"),
+            "schedules",
             *("webhooks", "webhook"),
             *("pause", "resume", "prune"),
         ),

@@ -14,6 +14,7 @@ from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
+from dispatchd.hub.domain.decisions import rules as decisions
 from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.domain.model import ENDED, HubJob
 from dispatchd.hub.domain.reported import (
@@ -108,24 +109,31 @@ class Dispatch:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def heartbeat(self, request: Request) -> Response:
-        """Extend a lease, and return whether the run is to be cancelled."""
+        """Extend a lease; return whether the run is to be cancelled, and a person's decision about a parked job."""
         body = await read_proven(
             request, "heartbeat-request", _WITH_REASON, self._prove
         )
         standing = standing_of(body)
-        lease_s = self.context.settings.leases.seconds
-        lease_until = self.context.now() + lease_s
-        job = await self._change(
-            request,
-            body,
-            lambda job, claim: claim_rules.beat(
-                job, claim, standing=standing, lease_until=lease_until
-            ),
-        )
+        lease_s, now = self.context.settings.leases.seconds, self.context.now()
+
+        def beat(job: HubJob, claim: Claim) -> HubJob:
+            beaten = claim_rules.beat(
+                job, claim, standing=standing, lease_until=now + lease_s
+            )
+            return decisions.note_sent(beaten, standing, now=now)
+
+        job = await self._change(request, body, beat)
         reply: dict[str, Json] = {
             "lease_seconds": lease_s,
             "cancel_requested": claim_rules.wants_end(job),
         }
+        if decision := decisions.answer(job, standing):
+            reply["resolve"] = {
+                "parked": decision.parked,
+                "as": decision.choice,
+                "note": decision.note,
+                "by": decision.by,
+            }
         if await self.context.use(
             lambda: self.context.logs.is_watched(job.id, now=self.context.now())
         ):
@@ -171,6 +179,6 @@ class Dispatch:
         await self.context.use(lambda: self.context.holder(credentials))
 
 
-def _reported(job: HubJob) -> tuple[str, str, str]:
+def _reported(job: HubJob) -> tuple[str, ...]:
     """Return the parts of a job that its machine may change without changing its state."""
-    return job.phase, job.reason, job.progress
+    return job.phase, job.reason, job.progress, job.parked

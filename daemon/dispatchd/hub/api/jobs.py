@@ -1,4 +1,4 @@
-"""Routes of jobs: submit, list, watch, cancel and requeue."""
+"""Routes of jobs: submit, list, watch, cancel, requeue and resolve."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -13,8 +13,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.hub.api.views import attempt_document, job_document, texts_document
+from dispatchd.hub.auth.audit import owner_of
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
+from dispatchd.hub.domain.decisions import rules as decisions
+from dispatchd.hub.domain.decisions.decision import LONGEST_NOTE, Decision
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import ENDED, Attempt, HubJob, State, Submission
 from dispatchd.hub.domain.schedules.progress import schedule_of
@@ -24,6 +27,7 @@ from dispatchd.hub.http_bodies import (
     LARGEST_JOB_BODY,
     TEXTS,
     Refused,
+    read_body,
     read_members,
     seconds,
 )
@@ -57,6 +61,7 @@ class Jobs:
             Route("/api/v1/jobs", self.list, methods=["GET"]),
             Route(f"{one}/cancel", self.cancel, methods=["POST"]),
             Route(f"{one}/requeue", self.requeue, methods=["POST"]),
+            Route(f"{one}/resolve", self.resolve, methods=["POST"]),
             Route(one, self.show, methods=["GET"]),
         ]
 
@@ -157,6 +162,21 @@ class Jobs:
         again = await self.again(request.path_params["job_id"], new_id)
         return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
 
+    async def resolve(self, request: Request) -> Response:
+        """Decide about a parked job; its machine carries the decision out."""
+        await self.context.require(request, ADMIN)
+        body = await read_body(request, "resolve-request")
+        seen = body.get("parked")
+        job = await self.decide(
+            request.path_params["job_id"],
+            str(body["as"]),
+            str(body.get("note") or ""),
+            by=owner_of(request),
+            seen=None if seen is None else str(seen),
+        )
+        names = await self.context.use(self.context.stores.machines.names)
+        return JSONResponse(self._document(job, names))
+
     def _require_free(self, job_id: str) -> None:
         """Raise if an id is that of a job of a schedule: whoever took it first would keep the schedule from that run.
 
@@ -185,6 +205,50 @@ class Jobs:
                 job_id, lambda job: claim_rules.cancel(job, now=now)
             )
         )
+        if changed is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        self.context.waiting.notify(changed[1])
+        return changed[1]
+
+    async def decide(
+        self, job_id: str, choice: str, note: str, *, by: str, seen: str | None = None
+    ) -> HubJob:
+        """Decide about a parked job, and return it as it is then; durable before the machine is told.
+
+        Args:
+            job_id: The job.
+            choice: The decision, one of `CHOICES`.
+            note: The reason; empty for none.
+            by: The name of the person or token.
+            seen: The stay in `needs_attention` that they have seen; None for the present one.
+
+        Raises:
+            JobEnded: It has ended.
+            NotResolvable: It isn't parked, or its machine can't get this decision.
+            Refused: There is no such job.
+        """
+        now, names = self.context.now(), self.context.stores.machines.names
+
+        def change() -> tuple[HubJob, HubJob] | None:
+            machines = names()
+            return self.context.stores.jobs.change(
+                job_id,
+                lambda job: decisions.decide(
+                    job,
+                    Decision(
+                        choice=choice,
+                        note=" ".join(note.split())[:LONGEST_NOTE],
+                        by=by,
+                        at=now,
+                        parked=job.parked,
+                        claim=job.deliveries,
+                    ),
+                    machine=machines.get(job.machine, job.machine),
+                    seen=seen,
+                ),
+            )
+
+        changed = await self.context.write(change)
         if changed is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
         self.context.waiting.notify(changed[1])

@@ -32,6 +32,7 @@ from dispatchd.protocol.extensions import (
     LOG,
     MARKED,
     RELEASE,
+    RESOLVE,
 )
 from dispatchd.protocol.job import Json
 
@@ -279,6 +280,7 @@ class Pull:
         calls = [
             HEARTBEAT,
             RELEASE,
+            RESOLVE,
             *logs,
             *artifacts,
             *self.extension.job_extensions(job),

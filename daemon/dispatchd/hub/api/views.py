@@ -8,6 +8,7 @@ from typing import Final
 from attrs import asdict
 
 from dispatchd.hub.domain.binding import FREE, Binding
+from dispatchd.hub.domain.decisions.decision import Decision
 from dispatchd.hub.domain.model import (
     ENDED,
     HELD,
@@ -58,7 +59,9 @@ def job_document(
         "phase": job.phase,
         "reason": job.reason,
         "progress": json.loads(job.progress or "null"),
+        "parked": job.parked,
         "cancel_requested": job.cancel_requested,
+        "decision": _decision_document(job),
         "lease_expired": job.lapsed or (held and job.lease_until < now),
         "result_status": job.state.value if job.state in ENDED else "",
         "result_summary": job.result_summary if job.state in ENDED else "",
@@ -71,6 +74,20 @@ def job_document(
         "expiries": job.expiries,
         "accepts": job.accepts,
         "finishes": job.finishes,
+    }
+
+
+def _decision_document(job: HubJob) -> Json:
+    """Return the newest decision about a job while it was parked; None before the first."""
+    decision = Decision.of(job)
+    if decision is None:
+        return None
+    return {
+        "as": decision.choice,
+        "note": decision.note,
+        "by": decision.by,
+        "at": decision.at,
+        "state": decision.stage(job).value,
     }
 
 

@@ -50,6 +50,12 @@ def note_owner(request: Request, name: str) -> None:
     request.scope[_BY] = name
 
 
+def owner_of(request: Request) -> str:
+    """Return the name under which a request was marked (`note_owner`); empty for none."""
+    name: str = request.scope.get(_BY, "")
+    return name
+
+
 def auditing(app: ASGIApp, record: Record = nowhere) -> ASGIApp:
     """Return an application that logs and records each such change, with the status of its answer."""
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
+from dispatchd.hub.domain.decisions.decision import SUCCEED, waiting
 from dispatchd.hub.domain.errors import JobEnded, NotHolder, OtherResult, WrongRun
 from dispatchd.hub.domain.model import ENDED, HELD, HubJob, Result, Standing, State
 from dispatchd.hub.domain.transitions import HEARD, Event, advance
@@ -43,6 +44,7 @@ def claim(
         token_hash=token_hash,
         phase="",
         reason="",
+        parked="",
         run_id="",
         lapsed=False,
         lease_until=lease_until,
@@ -129,13 +131,16 @@ def beat(
     if event is Event.HEARD_PENDING and job.run_id:
         # Sent before the accept and overtaken by it: the phase doesn't go back.
         event = Event.ACCEPTED
-        standing = evolve(standing, phase=job.phase, reason=job.reason)
+        standing = evolve(
+            standing, phase=job.phase, reason=job.reason, parked=job.parked
+        )
     return advance(
         job,
         event,
         lapsed=False,
         phase=standing.phase,
         reason=standing.reason,
+        parked=standing.parked,
         # Each progress is reported once.
         progress=standing.progress or job.progress,
         # A clock that was set back doesn't shorten a lease.
@@ -164,7 +169,9 @@ def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
         return _let_go(job, _not_started(job), now=now)
     if _is_superseded(job):
         return _superseded(job, job.result_summary, now=now)
-    return advance(job, Event.RELEASED, lapsed=False, lease_until=now, phase="")
+    return advance(
+        job, Event.RELEASED, lapsed=False, lease_until=now, phase="", parked=""
+    )
 
 
 def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJob:
@@ -185,6 +192,7 @@ def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJo
         run_id=before.run_id,
         phase=before.phase,
         reason=before.reason,
+        parked=before.parked,
         lease_until=before.lease_until,
         claimed_at=before.claimed_at,
         accepted_at=before.accepted_at,
@@ -193,10 +201,18 @@ def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJo
 
 
 def expire(job: HubJob, *, now: float, most: int) -> HubJob:
-    """Return a job whose lease has expired: queued again, or failed after more than `most` expiries."""
+    """Return a job whose lease has expired: queued again, or failed after more than `most` expiries.
+
+    A parked job whose end a person has decided ends so: nobody else is to run it.
+    """
+    decision = waiting(job)
     job = evolve(job, expiries=job.expiries + 1)
     if job.cancel_requested:
         return _let_go(job, _unheard(job), now=now)
+    if decision is not None and decision.ends:
+        event = Event.SUCCEEDED if decision.choice == SUCCEED else Event.FAILED
+        summary = f"{decision.summary} {_gone(job)}"
+        return ended_here(job, event, summary, decision.cause, now=now)
     if _is_superseded(job):
         return _superseded(job, job.result_summary, now=now)
     if job.expiries <= most:
@@ -237,7 +253,11 @@ def _superseded(job: HubJob, summary: str, *, now: float) -> HubJob:
 
 
 def _unheard(job: HubJob) -> str:
-    return f"Cancelled; the machine {job.machine} was not heard of any more."
+    return f"Cancelled; {_gone(job)}"
+
+
+def _gone(job: HubJob) -> str:
+    return f"the machine {job.machine} was not heard of any more."
 
 
 def _not_started(job: HubJob) -> str:

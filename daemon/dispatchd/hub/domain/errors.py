@@ -6,6 +6,7 @@ HubError
 ├─ JobEnded            the job has ended
 ├─ OtherResult         the job has ended with another result than the reported one
 ├─ IdTaken             another job has the id
+├─ NotResolvable       the job doesn't wait for a person's decision, or can't get this one
 ├─ PayloadGone         the job's payload was removed
 ├─ JobTooLarge         no machine could read the job
 ├─ DocumentTooLarge    the job is large without its payload and headers
@@ -61,6 +62,10 @@ class IdTaken(HubError):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"there is already another job {job_id}")
+
+
+class NotResolvable(HubError):
+    """Decision about a job that doesn't wait for one, or that can't get it; the message says why."""
 
 
 class PayloadGone(HubError):

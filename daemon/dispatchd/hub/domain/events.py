@@ -5,6 +5,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from dispatchd.hub.domain.decisions.decision import waiting
 from dispatchd.hub.domain.model import HELD, HubJob, State
 
 _ANY: Final = ""
@@ -20,7 +21,8 @@ _LONGEST: Final = 7000
 class News:
     """News of one job; an empty machine or workflow means any.
 
-    For a job that isn't queued, `machine` is the one that has it and is to end it; empty for none.
+    For a job that isn't queued, `machine` is the one that has it and is to end it, or to carry out a decision about it;
+    empty for none.
     """
 
     job_id: str
@@ -36,7 +38,7 @@ class News:
         """Return the news of a job."""
         if job.state is not State.QUEUED:
             is_to_end = job.state in HELD and job.cancel_requested
-            holder = job.machine if is_to_end else _ANY
+            holder = job.machine if is_to_end or waiting(job) else _ANY
             return cls(job_id=job.id, is_queued=False, machine=holder)
         return cls(
             job_id=job.id,

@@ -119,6 +119,8 @@ class Standing:
     phase: str
     reason: str = ""
     progress: str = ""
+    parked: str = ""
+    """The machine's name for this stay in `needs_attention`; empty if it takes no decisions from the hub."""
 
 
 @frozen(kw_only=True)
@@ -156,7 +158,11 @@ class HubJob:
     phase: str = ""
     reason: str = ""
     progress: str = ""
+    parked: str = ""
+    """Its machine's name for the present stay in `needs_attention`; empty if the machine takes no decisions from the hub."""
     cancel_requested: bool = False
+    decision: str = ""
+    """Newest decision of a person about it while it was parked (`domain/decisions/decision.py`, JSON); empty for none."""
     result_summary: str = ""
     """The end in words. Of a job that a machine has, empty, or the end if the machine hands it back: a newer commit came."""
     result_cause: str = ""

@@ -65,6 +65,7 @@ def standing_of(body: Mapping[str, Json]) -> Standing:
         phase=str(body["phase"]),
         reason=_text(body, "reason", LONGEST_TEXT),
         progress=_progress(progress) if isinstance(progress, dict) else "",
+        parked=str(body.get("parked") or ""),
     )
 
 

@@ -58,7 +58,9 @@ class Event(StrEnum):
     FAILED = "failed"
     ABORTED = "aborted"
     REJECTED = "rejected"
-    """This and the four before: the machine reported the outcome."""
+    """This and the four before: the machine reported the outcome.
+
+    The first and the third also: a person has decided so about a parked job whose machine is not heard of any more."""
 
 
 HEARD: Final = MappingProxyType(

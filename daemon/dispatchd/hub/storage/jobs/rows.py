@@ -74,6 +74,9 @@ def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
         pending = {"of_job": after.id, "new_state": after.state}
         db.execute(_MARK_PENDING, pending, execution_options=UNREAD)
         tell_others(db, after)
+    elif News.of(after).machine != News.of(before).machine:
+        # Its machine has to be woken, and may wait at another process.
+        tell_others(db, after)
 
 
 def tell_others(db: Connection, job: HubJob) -> None:

@@ -1,0 +1,103 @@
+"""A person's decision about a parked job, made at the hub; the job's machine carries it out."""
+
+import json
+from enum import StrEnum
+from typing import Final, Self
+
+from attrs import asdict, frozen
+
+from dispatchd.hub.domain.model import HubJob, State
+from dispatchd.protocol.outcome import FailureCause
+
+RETRY: Final = "retry"
+FAIL: Final = "fail"
+SUCCEED: Final = "succeed"
+
+CHOICES: Final = (RETRY, FAIL, SUCCEED)
+"""Decisions about a parked job, as `dispatchd resolve` has them."""
+
+LONGEST_NOTE: Final = 1000
+"""Longest note (characters), as in resolve-request.schema.json."""
+
+
+class Stage(StrEnum):
+    """How far a decision has come."""
+
+    WAITING = "waiting"
+    """The job is still parked; its machine gets the decision with each heartbeat."""
+    SENT = "sent"
+    """The machine has got it, and the job is no longer parked as it was."""
+    OVERTAKEN = "overtaken"
+    """The machine never got it: the job did not stay parked, or somebody decided on the machine."""
+
+
+@frozen(kw_only=True)
+class Decision:
+    """Decision about a job, while it was parked under one claim.
+
+    `parked` is the machine's name for that stay in `needs_attention`, `claim` the number of the claim. `sent_at` is the
+    time of the first answer to a heartbeat that had the decision; 0 before.
+    """
+
+    choice: str
+    note: str
+    by: str
+    at: float
+    parked: str
+    claim: int
+    sent_at: float = 0
+
+    @classmethod
+    def of(cls, job: HubJob) -> Self | None:
+        """Return the newest decision about a job, or None before the first."""
+        return cls(**json.loads(job.decision)) if job.decision else None
+
+    @property
+    def text(self) -> str:
+        """The decision as it is stored, in a column of the job."""
+        return json.dumps(asdict(self))
+
+    @property
+    def ends(self) -> bool:
+        """True if it ends the job."""
+        return self.choice != RETRY
+
+    @property
+    def summary(self) -> str:
+        """Summary of a job that it has ended without its machine."""
+        outcome = State.SUCCEEDED if self.choice == SUCCEED else State.FAILED
+        said = f"Marked as {outcome} by {self.by} at the hub"
+        return f"{said}: {self.note}" if self.note else f"{said}."
+
+    @property
+    def cause(self) -> str:
+        """Failure cause of a job that it has ended without its machine."""
+        return FailureCause.NEEDS_INPUT.value if self.choice == FAIL else ""
+
+    def is_about(self, job: HubJob) -> bool:
+        """Return whether a job is parked as it was at the decision: under the same claim, in the same stay."""
+        return (
+            job.state is State.NEEDS_ATTENTION
+            and job.parked == self.parked
+            and job.deliveries == self.claim
+        )
+
+    def is_repeated_by(self, other: Self, seen: str | None) -> bool:
+        """Return whether another decision is this one once more, by a person who has seen the stay `seen` (None for any)."""
+        stay = other.parked if seen is None else seen
+        about = (other.choice, stay, other.claim)
+        return about == (self.choice, self.parked, self.claim)
+
+    def stage(self, job: HubJob) -> Stage:
+        """Return how far the decision about a job has come."""
+        if self.is_about(job) and not job.cancel_requested:
+            return Stage.WAITING
+        return Stage.SENT if self.sent_at else Stage.OVERTAKEN
+
+
+def waiting(job: HubJob) -> Decision | None:
+    """Return the decision that a job's machine has yet to carry out, or None."""
+    decision = Decision.of(job)
+    if decision is None or decision.stage(job) is not Stage.WAITING:
+        return None
+    return decision

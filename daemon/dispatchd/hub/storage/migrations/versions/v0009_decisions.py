@@ -1,0 +1,18 @@
+"""Decisions of people about parked jobs, and what machines call the stays of these in `needs_attention`."""
+
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: Final = "0009"
+down_revision: Final = "0008"
+
+
+def upgrade() -> None:
+    """Add the columns."""
+    for name in ("parked", "decision"):
+        column: sa.Column[str] = sa.Column(
+            name, sa.Text, nullable=False, server_default=""
+        )
+        op.add_column("jobs", column)
