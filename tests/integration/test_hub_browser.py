@@ -102,7 +102,7 @@ async def test_nothing_is_wider_than_the_screen(
     options["viewport"] = {"width": width, "height": 900}
     async with visit(browser, server, **options) as found:
         await found.login(admin_token(server))
-        for path in ("/", "/jobs/long", "/jobs/in-running"):
+        for path in ("/", "/jobs/long", "/jobs/in-running", "/jobs/in-needs_attention"):
             await found.go(path)
             wide = await found.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width

@@ -367,3 +367,64 @@ async def test_what_isnt_there_is_said_in_a_page(owner: httpx.AsyncClient) -> No
     assert "There is no job none." in text(missing)
     assert '<a href="/">All jobs</a>' in missing.text
     assert "No jobs yet." in text(await owner.get("/"))
+
+
+async def test_a_parked_job_is_decided_by_its_page_as_it_stood_there(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    await server.submit({"id": "j", **CI})
+    held = await Machine(http=server.http).pull()
+    await held.accept()
+    stay = {"reason": "Which?", "parked": "stay-1"}
+    await held.beat("needs_attention", **stay)
+    page = await owner.get("/jobs/j")
+    token = {"form_token": form_token(page), "note": "<b>More</b> disk."}
+    assert [each in text(page) for each in ("Retry", "Mark failed")] == [True, True]
+
+    wrong = await owner.post("/jobs/j/resolve", data={**token, "as": "cancel"})
+    old = await owner.post(
+        "/jobs/j/resolve", data={**token, "as": "fail", "parked": "stay-0"}
+    )
+    done = await owner.post(
+        "/jobs/j/resolve", data={**token, "as": "retry", "parked": "stay-1"}
+    )
+    after = await owner.get("/jobs/j")
+    beat = await held.beat("needs_attention", **stay)
+
+    assert (wrong.status_code, old.status_code, done.status_code) == (422, 409, 303)
+    assert beat.json()["resolve"]["note"] == "<b>More</b> disk."
+    assert "retry, waiting for its machine" in text(after)
+    assert "&lt;b&gt;More" in after.text
+    assert "Mark failed" not in text(after)
+
+
+async def test_the_page_of_a_job_that_its_machine_alone_decides_has_the_command(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    await server.submit({"id": "j", **CI})
+    held = await Machine(http=server.http).pull()
+    await held.accept()
+    await held.beat("needs_attention", reason="Which?")
+
+    page = await owner.get("/jobs/j")
+
+    assert "dispatchd resolve j --retry, --fail or --succeed" in text(page)
+    assert "Mark failed" not in text(page)
+
+
+async def test_who_only_reads_decides_nothing(
+    server: Hub, guest: httpx.AsyncClient
+) -> None:
+    await server.submit({"id": "j", **CI})
+    held = await Machine(http=server.http).pull()
+    await held.accept()
+    await held.beat("needs_attention", reason="Which?", parked="stay-1")
+    await login(guest, await new_token(server, "read"))
+    page = await guest.get("/jobs/j")
+    form = {"form_token": form_token(page), "as": "retry", "parked": "stay-1"}
+
+    reply = await guest.post("/jobs/j/resolve", data=form)
+
+    assert reply.status_code == 403
+    assert "Mark failed" not in text(page)
+    assert (await row(server, "j"))["decision"] is None

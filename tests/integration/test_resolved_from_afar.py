@@ -105,7 +105,10 @@ async def test_an_end_is_reported_with_who_and_why(
     [finished] = await hub.until_finished("j")
 
     assert (finished["result_status"], finished.get("result_cause")) == (status, cause)
-    assert finished["result_summary"].endswith("by alice at the endpoint: I looked.")
+    assert "by a person at the endpoint: I looked." in finished["result_summary"]
+    # Who it was is nothing for those who read the summary.
+    assert "alice" not in finished["result_summary"]
+    assert (await daemon.until_logged("job_resolved_at_endpoint"))["by"] == "alice"
     assert attempts(daemon) == 1
 
 

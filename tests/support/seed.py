@@ -59,6 +59,7 @@ def job_in(state: State, at: float = T0) -> HubJob:
         phase={State.NEEDS_ATTENTION: "needs_attention"}.get(
             state, "running" if accepted and state is not State.ACCEPTED else ""
         ),
+        parked="stay-1" if state is State.NEEDS_ATTENTION else "",
         reason="Which of the two migrations is wanted?"
         if state is State.NEEDS_ATTENTION
         else "",

@@ -52,16 +52,13 @@ ENDINGS: Final[Mapping[str, Outcome]] = MappingProxyType(
 _LONGEST_NOTE: Final = 1000
 """Longest note of a decision that is taken from the endpoint (characters)."""
 
-_LONGEST_NAME: Final = 200
-"""Longest name of a person that is taken from the endpoint (characters)."""
-
 
 @frozen(kw_only=True)
 class Resolution:
     """A person's decision about a parked job, made at the endpoint.
 
     `parking` names the stay in `needs_attention` that it is about. `decision` is `RETRY`, a key of `ENDINGS`, or a
-    word of a newer endpoint.
+    word of a newer endpoint. `by` is the name of the person, for the log alone.
     """
 
     parking: str
@@ -80,8 +77,9 @@ class Resolution:
         outcome = ENDINGS.get(self.decision)
         if outcome is None:
             return None
-        who = f"{self.by.strip()[:_LONGEST_NAME] or 'a person'} at the endpoint"
-        return marked(outcome, who, self.note.strip()[:_LONGEST_NOTE])
+        # Without the name: others may read the summary than know who decides here.
+        note = self.note.strip()[:_LONGEST_NOTE]
+        return marked(outcome, "a person at the endpoint", note)
 
 
 @frozen(kw_only=True)

@@ -44,6 +44,9 @@ _SHORTEST_PAUSE_S: Final = 0.5
 _GATHER_S: Final = 0.1
 """Time for which changes are gathered before the leases are looked at again (seconds)."""
 
+_LOGGED: Final = 200
+"""Longest text of the endpoint in a line of the log (characters)."""
+
 _LEASED: Final = (
     Phase.PENDING_ACCEPT,
     Phase.ACCEPTED,
@@ -176,7 +179,9 @@ class HeartbeatLoop:
     async def _resolve(self, record: TrackedJob, resolution: Resolution) -> None:
         """Carry out a person's decision at the endpoint, if the job is still parked as it was when they made it."""
         log = self._log.bind(
-            decision=resolution.decision, by=resolution.by, **job_context(record)
+            decision=resolution.decision[:_LOGGED],
+            by=resolution.by[:_LOGGED],
+            **job_context(record),
         )
         if RESOLVE not in record.job.extensions:
             log.warning("decision_ignored", reason="the endpoint has not shown it")
@@ -190,7 +195,7 @@ class HeartbeatLoop:
                 # Somebody on this machine was faster, or this answer comes a second time.
                 log.info("decision_ignored", reason=error.reason)
             else:
-                log.info("job_resolved_at_endpoint", note=resolution.note)
+                log.info("job_resolved_at_endpoint")
 
     async def _closed(
         self, record: TrackedJob, asked_at: datetime, error: JobClosed

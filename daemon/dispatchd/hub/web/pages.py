@@ -14,8 +14,10 @@ from dispatchd.hub.api.artifacts import Artifacts
 from dispatchd.hub.api.jobs import Jobs, filter_of
 from dispatchd.hub.api.logs import Logs
 from dispatchd.hub.api.machines import machine_documents
+from dispatchd.hub.auth.audit import owner_of
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain.model import ENDED, HELD, WAITING
+from dispatchd.hub.domain.decisions.decision import CHOICES, Decision, waiting
+from dispatchd.hub.domain.model import ENDED, HELD, WAITING, State
 from dispatchd.hub.domain.result_details import read_details
 from dispatchd.hub.domain.scopes import OPERATE
 from dispatchd.hub.extension import Extension
@@ -34,7 +36,7 @@ from dispatchd.hub.web.render import (
     render,
     static,
 )
-from dispatchd.hub.web.text import job_path, standing
+from dispatchd.hub.web.text import job_path, stage, standing
 from dispatchd.hub.web.view_model import Progress, origin, steps
 
 _LISTED: Final = 100
@@ -79,10 +81,12 @@ class Page:
             _get("/jobs", self.show),
             _post("/jobs/cancel", self.cancel),
             _post("/jobs/requeue", self.requeue),
+            _post("/jobs/resolve", self.resolve),
             _post("/dispatch/pause", self.pause),
             _post("/dispatch/resume", self.resume),
             _post(f"{one}/cancel", self.cancel),
             _post(f"{one}/requeue", self.requeue),
+            _post(f"{one}/resolve", self.resolve),
             _get(one, self.show),
         ]
 
@@ -167,6 +171,26 @@ class Page:
         again = await self.jobs.again(_job_id(request), form.get("new_id", ""))
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
 
+    async def resolve(self, request: Request) -> Response:
+        """Decide about a parked job, as it stood on the page.
+
+        Raises:
+            Refused: The form has no decision, or the visitor may make none.
+        """
+        form = await self.entry.posted(request, needs=OPERATE)
+        choice = form.get("as", "")
+        if choice not in CHOICES:
+            message = f"the decision has to be one of: {', '.join(CHOICES)}"
+            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, message)
+        job = await self.jobs.decide(
+            _job_id(request),
+            choice,
+            form.get("note", ""),
+            by=owner_of(request),
+            seen=form.get("parked"),
+        )
+        return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
+
     async def pause(self, request: Request) -> Response:
         """Pause dispatch."""
         form = await self.entry.posted(request, needs=OPERATE)
@@ -205,6 +229,7 @@ class Page:
         if job is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
         attempts = self.context.stores.reader.attempts(job_id)
+        decision = Decision.of(job)
         log = shown_log(self.logs, self.logs.view_now(job_id))
         return render(
             "job.html",
@@ -217,6 +242,11 @@ class Page:
             progress=Progress.of(job),
             origin=origin(job),
             standing=standing(job),
+            decision=decision,
+            may_decide=job.state is State.NEEDS_ATTENTION
+            and bool(job.parked)
+            and not (job.cancel_requested or waiting(job)),
+            stage=stage(decision, job) if decision else "",
             names=self.context.stores.machines.names(),
             link=self.extension.link_of(job),
             details=read_details(job.result_details),

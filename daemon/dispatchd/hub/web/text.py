@@ -1,8 +1,10 @@
 """Texts of the page: safe forms of jobs' texts, and a sentence for each state."""
 
+from shlex import quote as quote_word
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from dispatchd.hub.domain.decisions.decision import Decision, Stage, waiting
 from dispatchd.hub.domain.model import HubJob, State
 from dispatchd.redaction.escapes import COLOURS, written_out
 
@@ -12,7 +14,7 @@ SENTENCES: Final = {
     State.CLAIMED: "Handed to a machine, which has not accepted it yet.",
     State.ACCEPTED: "A machine has accepted it and has not started it yet.",
     State.RUNNING: "Runs on its machine.",
-    State.NEEDS_ATTENTION: "Parked on its machine until a person decides there (dispatchd resolve).",
+    State.NEEDS_ATTENTION: "Parked on its machine until a person decides.",
     State.SUCCEEDED: "Ended, and all went well.",
     State.PARTIALLY_SUCCEEDED: "Ended; a part of it went well.",
     State.FAILED: "Ended without success.",
@@ -51,6 +53,18 @@ def job_path(job_id: str, action: str = "") -> str:
     return f"/jobs/{quote(job_id, safe='')}{after}"
 
 
+_STAGES: Final = {
+    Stage.WAITING: "waiting for its machine",
+    Stage.SENT: "sent to its machine",
+    Stage.OVERTAKEN: "never reached its machine, which is ahead of it",
+}
+
+
+def stage(decision: Decision, job: HubJob) -> str:
+    """Return how far a decision about a job has come, in words."""
+    return _STAGES[decision.stage(job)]
+
+
 def standing(job: HubJob) -> str:
     """Return the state of a job, in a sentence or two."""
     sentence = SENTENCES[job.state]
@@ -63,4 +77,10 @@ def standing(job: HubJob) -> str:
         sentence = f"Waits for the machine {shown(job.only_machine, 200)}."
     if job.cancel_requested and not job.finished_at:
         return f"{sentence} Somebody wants it to end, and its machine will be told."
+    if job.state is State.NEEDS_ATTENTION:
+        if decision := waiting(job):
+            return f"Decided: {decision.choice}. Waits for its machine, which carries it out."
+        if not job.parked:
+            command = f"dispatchd resolve {quote_word(shown(job.id, 600))} --retry, --fail or --succeed"
+            return f"{sentence} The machine takes no decisions from here; type there: {command}"
     return sentence

@@ -64,9 +64,9 @@ class Decision:
 
     @property
     def summary(self) -> str:
-        """Summary of a job that it has ended without its machine."""
+        """Summary of a job that it has ended without its machine; others may read it than know who decides here."""
         outcome = State.SUCCEEDED if self.choice == SUCCEED else State.FAILED
-        said = f"Marked as {outcome} by {self.by} at the hub"
+        said = f"Marked as {outcome} by a person at the hub"
         return f"{said}: {self.note}" if self.note else f"{said}."
 
     @property
