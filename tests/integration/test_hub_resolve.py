@@ -167,7 +167,7 @@ async def test_the_command_decides_and_says_what_follows(
     ]
     assert done.stdout == "j  decided: retry, waiting for the machine m1\n"
     assert "one of --retry, --fail, --succeed is needed" in none.stderr
-    assert "has decided: retry" in other.stderr
+    assert "decided already: retry" in other.stderr
     check("hub-job", json.loads(again.stdout))
     assert "decided: retry, waiting for the machine m1 (by " in shown.stdout
     assert "More disk now." in shown.stdout

@@ -10,7 +10,7 @@ from dispatchd.hub.config.github import Permission
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.github.event import read_event
 from dispatchd.hub.github.ingest.decide import Free, decide, may, needed_for
-from dispatchd.hub.github.routing.comment import MOST_COMMANDS, Command, commands
+from dispatchd.hub.github.routing.comment import MOST_COMMANDS, Command, Verb, commands
 from dispatchd.hub.github.routing.route import OUR_MARK, Cancel, Run, route
 from support.github_events import APP, HEAD, OTHER, SETTINGS, comment, pull
 
@@ -380,3 +380,34 @@ def test_a_name_is_read_as_it_is(verb: str, name: str) -> None:
         assert found.sha == name
     else:
         assert found == Command(verb=found.verb, name=name)
+
+
+@pytest.mark.parametrize(
+    ("line", "choice", "note"),
+    [
+        ("/resolve retry", "retry", ""),
+        ("  /Resolve FAILED", "fail", ""),
+        ("/resolve fail  no   luck ", "fail", "no luck"),
+        ("@our-ci, /resolve succeeded so be it", "succeed", "so be it"),
+        ("/resolve succeed " + "x" * 2000, "succeed", "x" * 1000),
+    ],
+)
+def test_a_decision_is_a_line_of_its_own_with_a_note(
+    line: str, choice: str, note: str
+) -> None:
+    expected = Command(verb=Verb.RESOLVE, choice=choice, note=note)
+
+    assert commands(f"Looked.\n\n{line}\n") == [expected]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("/resolve", "/resolve it", "/resolve retried", "/resolve retryed"),
+        *("please /resolve retry", "- /resolve retry", "    /resolve retry"),
+        *("> /resolve retry", "`/resolve retry`", "<!-- \n/resolve retry\n-->"),
+        *("/resolve retry **now**", "/resolve retry [x](y)", "/resolve\nretry"),
+    ],
+)
+def test_what_only_looks_like_a_decision_is_none(body: str) -> None:
+    assert commands(body) == []

@@ -132,7 +132,7 @@ def test_the_same_decision_again_changes_nothing_and_another_one_is_refused() ->
 
     assert decided(job) == job
     assert decided(job, seen="stay-1") == job
-    with pytest.raises(NotResolvable, match="alice has decided: retry"):
+    with pytest.raises(NotResolvable, match="decided already: retry"):
         decided(job, "fail")
 
 

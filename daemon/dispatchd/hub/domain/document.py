@@ -13,6 +13,9 @@ from typing_extensions import Unpack, override
 
 from dispatchd.protocol.job import CANCEL, Json
 
+RESOLVE: Final = "resolve"
+"""Command of a job that stands for a person's decision about a parked job; no machine gets it."""
+
 
 class Fields(TypedDict, total=False):
     """Fields of a job, by the names that the hub has for them."""
@@ -132,6 +135,17 @@ class JobDocument(Mapping[str, Json]):
     def is_cancel(self) -> bool:
         """True for a cancel job; the same rule as on the machine."""
         return self.command.lower() == CANCEL
+
+    @property
+    def resolution(self) -> Mapping[str, Json] | None:
+        """The decision about a parked job that it stands for, until GitHub was asked about it; None for any other job."""
+        found = self._wire.get(RESOLVE)
+        is_one = self.command == RESOLVE and isinstance(found, dict)
+        return found if is_one and isinstance(found, dict) else None
+
+    def resolving(self, resolution: Mapping[str, Json]) -> "JobDocument":
+        """Return the document as that of a decision about a parked job."""
+        return JobDocument({**self._wire, "command": RESOLVE, RESOLVE: {**resolution}})
 
     @property
     def target(self) -> str:

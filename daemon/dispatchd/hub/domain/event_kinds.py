@@ -22,7 +22,8 @@ NAMES_A_REF: Final = (
 def must_be_asked_about(document: JobDocument) -> bool:
     """Return whether GitHub has to be asked about an event's job: the event lacks the actor's permission, or the commit."""
     lacks_commit = document.event == PUSH and not document.sha
-    return is_by_comment(document) or document.event in NAMES_A_REF or lacks_commit
+    is_asked = is_by_comment(document) or document.resolution is not None
+    return is_asked or document.event in NAMES_A_REF or lacks_commit
 
 
 def is_by_comment(document: JobDocument) -> bool:

@@ -56,7 +56,7 @@ class Check:
     owed: bool = True
     """True if the check may be pending: GitHub may not have the newest state."""
     told: str = ""
-    """State that was published last: `queued`, `in_progress`, or a conclusion."""
+    """State that was published last: `queued`, `in_progress`, or a conclusion; of a parked job with its stay after a `#`."""
     round: int = 1
     """Check runs that this job has had (count): a parked job that is resumed gets another."""
     kind: str = ""

@@ -18,6 +18,7 @@ from dispatchd.hub.github.routing.route import (
     Button,
     Cancel,
     Plan,
+    Resolve,
     Run,
     SuiteAgain,
     candidates,
@@ -25,7 +26,9 @@ from dispatchd.hub.github.routing.route import (
 )
 from dispatchd.protocol.job import Json
 
-_LIKE_A_COMMAND: Final = re.compile(r"(?<![\w/])/(?:run|cancel)\b", re.IGNORECASE)
+_LIKE_A_COMMAND: Final = re.compile(
+    r"(?<![\w/])/(?:run|cancel|resolve)\b", re.IGNORECASE
+)
 
 
 @frozen(kw_only=True)
@@ -108,9 +111,7 @@ def lines(event: GithubEvent, settings: GithubSettings) -> Iterator[Line]:
         return
     parsed = commands(event.body)
     for command in parsed:
-        rules = (
-            () if command.verb is Verb.CANCEL else candidates(command, event, settings)
-        )
+        rules = candidates(command, event, settings) if command.verb is Verb.RUN else ()
         yield Line(text=_written(command), command=command, rules=tuple(rules))
     for line in event.body.splitlines():
         if _LIKE_A_COMMAND.search(line) and not set(commands(line)) & set(parsed):
@@ -139,6 +140,8 @@ def outcomes(
                 yield _of_run(event, payload, step, delivery_id, played)
             case Cancel():
                 yield _of_cancel(event, step, delivery_id, played)
+            case Resolve():
+                yield _of_resolve(event, step, played)
             case Button(external_id=external_id, again=again):
                 act = "runs again what" if again else "ends what"
                 job_id = external_id.partition("#")[0]
@@ -187,6 +190,20 @@ def _of_cancel(
     return Outcome(summary=summary, asks=asks, job=job, decision=decision)
 
 
+def _of_resolve(event: GithubEvent, step: Resolve, played: Played) -> Outcome:
+    needed = needed_for(None, from_fork=False)
+    of = step.external_id.partition("#")[0] or f"#{event.pull_request or event.issue}"
+    summary = f"resolve: decides about the parked job of {of}: {step.choice}"
+    who = f"whether {event.actor} has the permission {needed.value}, or more if the rule of that job needs more"
+    decision = ""
+    if played.permission:
+        decision = "it is carried out if the job's rule needs no more"
+        if not may(played.permission, needed):
+            reason = denied(event, played.permission, needed).reason
+            decision = f"refused: {reason}"
+    return Outcome(summary=summary, asks=(who,), decision=decision)
+
+
 def _decision(
     event: GithubEvent,
     payload: Json,
@@ -223,4 +240,5 @@ def _either(least: str, of_forks: str) -> str:
 
 
 def _written(command: Command) -> str:
-    return " ".join(filter(None, (f"/{command.verb}", command.name, command.sha)))
+    words = (command.name, command.sha, command.choice, command.note)
+    return " ".join(filter(None, (f"/{command.verb}", *words)))

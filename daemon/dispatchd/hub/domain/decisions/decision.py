@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final, Self
 
 from attrs import asdict, frozen
@@ -93,6 +94,12 @@ class Decision:
         if self.is_about(job) and not job.cancel_requested:
             return Stage.WAITING
         return Stage.SENT if self.sent_at else Stage.OVERTAKEN
+
+
+def stay_tag(job: HubJob) -> str:
+    """Return a short name of a parked job's stay under its claim (12 hex digits), for buttons elsewhere."""
+    stay = f"{job.deliveries} {job.parked}"
+    return sha256(stay.encode()).hexdigest()[:12]
 
 
 def waiting(job: HubJob) -> Decision | None:

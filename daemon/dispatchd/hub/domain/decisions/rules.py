@@ -50,10 +50,11 @@ def _refusal(job: HubJob, decision: Decision, machine: str, seen: str | None) ->
     if not job.parked:
         command = f"dispatchd resolve {quote(job.id)} --{decision.choice}"
         return f"the machine {machine} takes no decisions from the hub; type there: {command}"
-    if seen is not None and seen != job.parked:
+    is_seen = seen is None or seen == job.parked
+    if not is_seen or decision.claim != job.deliveries:
         return "the job has been parked again since; look at it again"
     if pending is not None:
-        return f"{pending.by} has decided: {pending.choice}; the machine {machine} has yet to carry it out"
+        return f"it is decided already: {pending.choice}; the machine {machine} has yet to carry it out"
     return ""
 
 

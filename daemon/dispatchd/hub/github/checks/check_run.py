@@ -135,7 +135,7 @@ class Publication:
         except NotPermitted:
             self.client.credentials.doubt(self.check.installation)
             raise
-        self.check = evolve(self.check, told=check_report.standing.check_state)
+        self.check = evolve(self.check, told=check_report.standing.told)
 
     async def _by_status(self) -> bool:
         """Return whether to set a commit status, because the hub's token can't write checks.
@@ -351,4 +351,4 @@ def is_published(pending: JobCheck, settings: GithubSettings) -> bool:
     if job.state is State.IGNORED and not check.told:
         return True
     expected = standing(job, partially_succeeded=settings.partially_succeeded)
-    return expected.check_state == check.told
+    return expected.told == check.told

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dispatchd.hub.domain.claim_rules import LEASE_EXPIRED
+from dispatchd.hub.domain.decisions.decision import stay_tag
 from dispatchd.hub.domain.model import HubJob, State
 from dispatchd.protocol.outcome import FailureCause
 
@@ -45,6 +46,13 @@ class Standing:
     status: str
     """State of the commit status."""
     title: str
+    stay: str = ""
+    """Stay in `needs_attention` that the check's buttons are for (`stay_tag`); empty for none."""
+
+    @property
+    def told(self) -> str:
+        """State of the check once this is published (`Check.told`)."""
+        return f"{self.check_state}#{self.stay}" if self.stay else self.check_state
 
     @property
     def is_conclusion(self) -> bool:
@@ -121,7 +129,10 @@ def standing(job: HubJob, *, partially_succeeded: str) -> Standing:
             status=_PARTLY[partially_succeeded],
             title="Partially succeeded",
         )
-    return {**_GOING_ON, **_ENDED}[job.state]
+    found = {**_GOING_ON, **_ENDED}[job.state]
+    if job.state is State.NEEDS_ATTENTION and job.parked:
+        return evolve(found, stay=stay_tag(job))
+    return found
 
 
 def _failed(cause: str) -> Standing:

@@ -10,6 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.domain.decisions.decision import FAIL, RETRY, SUCCEED
 from dispatchd.hub.domain.model import ENDED, Check, HubJob
 from dispatchd.hub.domain.result_details import read_details
 from dispatchd.hub.github.api.transport import in_path
@@ -30,6 +31,13 @@ _CANCEL: Final[dict[str, Json]] = {
     "description": "End this job",
     "identifier": CANCEL_BUTTON,
 }
+_DECISIONS: Final = (
+    (RETRY, "Retry", "Another attempt of this job"),
+    (FAIL, "Mark failed", "End this parked job as failed"),
+    (SUCCEED, "Mark succeeded", "End this parked job as succeeded"),
+)
+"""Buttons of a parked job: decision, label and description. GitHub shows three buttons at most."""
+
 _DESCRIPTION_MOST: Final = 140
 _MESSAGE_MOST: Final = 4000
 
@@ -52,7 +60,8 @@ class Report:
     details_url: str = ""
     started_at: str = ""
     completed_at: str = ""
-    may_be_cancelled: bool = True
+    actions: tuple[Body, ...] = ()
+    """Buttons: three at most."""
 
     def creation(self) -> Body:
         """Return the body that makes the check run, with the first of the annotations."""
@@ -69,7 +78,7 @@ class Report:
             output["text"] = self.text
         if added := self.annotations[annotated : annotated + ANNOTATIONS_AT_ONCE]:
             output["annotations"] = [*added]
-        actions: list[Json] = [{**_CANCEL}] if self.may_be_cancelled else []
+        actions: list[Json] = [{**action} for action in self.actions]
         return {**self._state(), "output": output, "actions": actions}
 
     def further(self, annotated: int) -> Body:
@@ -143,7 +152,25 @@ def report(
         if job_standing.check_state != "queued"
         else "",
         completed_at=_time(job.finished_at) if ended else "",
-        may_be_cancelled=not ended,
+        actions=_actions(job, job_standing),
+    )
+
+
+def _actions(job: HubJob, job_standing: Standing) -> tuple[Body, ...]:
+    """Return the buttons of a job's check: decisions if it is parked and they reach its machine, else its end."""
+    if job.state in ENDED:
+        return ()
+    if not job_standing.stay or job.cancel_requested:
+        return ({**_CANCEL},)
+    # For this stay alone: a check that somebody looks at may be an old one.
+    tag = job_standing.stay
+    return tuple(
+        {
+            "label": label,
+            "description": description,
+            "identifier": f"{choice}#{tag}",
+        }
+        for choice, label, description in _DECISIONS
     )
 
 

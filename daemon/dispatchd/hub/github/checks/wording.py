@@ -102,9 +102,13 @@ def _ending(job: HubJob, standing: Standing) -> str:
     """Return the last lines of a summary: what to do, the meaning of the conclusion, and the job."""
     lines: list[str] = []
     if job.state is State.NEEDS_ATTENTION:
-        command = f"dispatchd resolve {shlex.quote(job.id)}"
+        at_hub = "hub " if job.parked else ""
+        command = f"dispatchd {at_hub}resolve {shlex.quote(job.id)}"
         how = f"{_code(command)} with `--retry`, `--fail` or `--succeed`"
-        lines.append(f"To decide, on the job's machine: {how}")
+        if job.parked:
+            lines.append(f"To decide: the buttons of this check, or {how}")
+        else:
+            lines.append(f"To decide, on the job's machine: {how}")
     if standing.check_state == "neutral":
         lines.append("Part of it was done. A neutral check doesn't block a merge.")
     if job.state in ENDED and job.result_cause:

@@ -12,16 +12,19 @@ from sqlalchemy import Connection, update
 
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
-from dispatchd.hub.domain.document import JobDocument
+from dispatchd.hub.domain.decisions.decision import stay_tag
+from dispatchd.hub.domain.document import RESOLVE, JobDocument
 from dispatchd.hub.domain.event_kinds import is_by_comment
-from dispatchd.hub.domain.model import ENDED, Check, Delivery, HubJob, Submission
+from dispatchd.hub.domain.model import ENDED, Check, Delivery, HubJob, State, Submission
 from dispatchd.hub.github.event import GithubEvent
+from dispatchd.hub.github.ingest.resolutions import parked_jobs, with_target
 from dispatchd.hub.github.routing.job_fields import job_fields
 from dispatchd.hub.github.routing.job_id import JobIds
 from dispatchd.hub.github.routing.route import (
     Button,
     Cancel,
     Plan,
+    Resolve,
     Run,
     Step,
     SuiteAgain,
@@ -162,6 +165,8 @@ class _Work:
                 yield self._run(step)
             case Cancel():
                 yield self._cancel(step)
+            case Resolve():
+                yield self._resolve(step)
             case Button(external_id=external_id, again=again):
                 yield self._press(external_id.partition("#")[0], again=again)
             case SuiteAgain(sha=sha):
@@ -180,7 +185,23 @@ class _Work:
         document = self._document(step, CANCEL)
         return self._admit(self._submission(document, 0, None, received=True))
 
-    def _document(self, step: Run | Cancel, cause: str) -> JobDocument:
+    def _resolve(self, step: Resolve) -> _Done:
+        """Note a decision, with the parked job that it is about now: GitHub's answer may take a while."""
+        document = self._document(step, RESOLVE)
+        if not step.external_id:
+            document = with_target(document, parked_jobs(self.db, document))
+            return self._admit(self._submission(document, 0, None, received=True))
+        job_id = step.external_id.partition("#")[0]
+        shown = check_of(self.db, job_id)
+        if shown is None or not self._is_of_repository(shown):
+            return _Done(note=f"there is no job {job_id} for it (any more)")
+        job = shown.job
+        if job.state is not State.NEEDS_ATTENTION or stay_tag(job) != step.stay:
+            return _Done(note=f"job {job_id} is no longer parked as this check shows")
+        document = with_target(document, [job])
+        return self._admit(self._submission(document, 0, None, received=True))
+
+    def _document(self, step: Run | Cancel | Resolve, cause: str) -> JobDocument:
         job_id = self.ids.next(cause)
         return job_fields(self.arrival.event, self.arrival.id, step, job_id=job_id)
 

@@ -11,6 +11,7 @@ from dispatchd.hub.domain.model import HELD, WAITING, HubJob, State
 from dispatchd.hub.domain.supersede import cancelled, is_same_repository
 from dispatchd.hub.domain.transitions import Event, advance
 from dispatchd.hub.github.ingest.inbox import check_for
+from dispatchd.hub.github.ingest.resolutions import carry_out
 from dispatchd.hub.queue.admission import (
     lock_repository,
     locked,
@@ -92,6 +93,31 @@ class Received:
             job = claim_rules.ended_here(before, event, f"{summary}.", cause, now=now)
             _write_end(db, before, job, summary)
             return [*ended, job]
+
+        return self._database.write(work)
+
+    def resolve(self, job_id: str, *, now: float) -> tuple[list[HubJob], str]:
+        """Give a decision to the parked job that it is about; return the changed jobs, and why it can't have it.
+
+        Args:
+            job_id: The received job of the decision.
+            now: The time (seconds since the epoch).
+        """
+
+        def work(db: Connection) -> tuple[list[HubJob], str]:
+            before = _received(db, job_id)
+            if before is None:
+                return [], ""
+            target, problem = carry_out(db, before, now=now)
+            resolution = before.document.resolution or {}
+            summary = f"Decided about {resolution.get('job')}: {resolution.get('as')}"
+            event, cause = Event.CARRIED_OUT, ""
+            if target is None:
+                summary = problem[:1].upper() + problem[1:]
+                event, cause = Event.HAD_NO_TARGET, FailureCause.NO_TARGET.value
+            job = claim_rules.ended_here(before, event, f"{summary}.", cause, now=now)
+            _write_end(db, before, job, summary)
+            return [*([] if target is None else [target]), job], problem
 
         return self._database.write(work)
 

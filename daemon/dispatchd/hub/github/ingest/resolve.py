@@ -144,6 +144,9 @@ class Resolver:
         if self.context.now() - max(job.created_at, asked_since) > _LONGEST_S:
             return _quiet("GitHub could not be asked about it for a day")
         rule = self.settings.rule(job.document.rule)
+        is_decision = job.document.resolution is not None
+        if is_decision and (rule is not None or not job.document.rule):
+            return await self._of_resolution(job, rule)
         if rule is None and not job.urgent:
             return _quiet("its rule is not configured any more")
         try:
@@ -157,6 +160,18 @@ class Resolver:
         installation, repository = _place(job)
         sha = await self.client.sha_of(installation, repository, job.document.ref)
         return Free(document=job.document.changed(sha=sha))
+
+    async def _of_resolution(self, job: HubJob, rule: Rule | None) -> Decision | None:
+        """Return the decision about a decision on a parked job; None if its author may make it."""
+        installation, repository = _place(job)
+        payload = await self._payload(job)
+        event = evolve(
+            read_event(job.document.event, payload), actor=job.document.actor
+        )
+        permission = await self._permission(installation, repository, event.actor)
+        # As much as its rule asks of a command, and at least what a cancellation needs.
+        least = needed_for(rule, from_fork=True)
+        return None if may(permission, least) else denied(event, permission, least)
 
     async def _of_command(self, job: HubJob, rule: Rule | None) -> Decision | None:
         installation, repository = _place(job)
@@ -212,23 +227,26 @@ class Resolver:
     async def _carry_out(self, job: HubJob, decision: Decision | None) -> None:
         received, now = Received(self.context.stores.database), self.context.now()
 
-        def act() -> list[HubJob]:
+        def act() -> tuple[list[HubJob], str]:
             match decision:
+                case None if job.document.resolution is not None:
+                    return received.resolve(job.id, now=now)
                 case None:
-                    return received.cancel(job.id, now=now)
+                    return received.cancel(job.id, now=now), ""
                 case Free(document=document):
-                    return received.free(job.id, document)
+                    return received.free(job.id, document), ""
                 case End(reason=reason):
-                    return received.end(job.id, reason, now=now)
+                    return received.end(job.id, reason, now=now), ""
 
-        changed = await self.context.use(act)
+        changed, problem = await self.context.use(act)
         for after in changed:
             self.context.waiting.notify(after)
         if changed:
             self._log.info(
                 "received_job_decided", job_id=job.id, state=changed[-1].state
             )
-            await Replies(self.client, self.settings).answer(job, decision)
+            said = End(reason=problem) if problem else decision
+            await Replies(self.client, self.settings).answer(job, said)
 
 
 def _quiet(reason: str) -> End:

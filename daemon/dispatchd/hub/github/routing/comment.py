@@ -1,7 +1,7 @@
-"""Commands in a comment: `/run NAME SHA` and `/cancel`, each on a line of its own.
+"""Commands in a comment: `/run NAME SHA`, `/cancel` and `/resolve DECISION NOTE`, each on a line of its own.
 
 A line is a command if it begins with one (after at most three spaces, as in Markdown, or a mention of a user)
-and contains nothing else. Only plain text of a paragraph counts, so that no command is in a quotation, a list, code,
+and contains nothing else, but for the note of a decision. Only plain text of a paragraph counts, so that no command is in a quotation, a list, code,
 a link, an HTML element or anything that readers don't see. In doubt a line is no command: it can be written again,
 but not taken back.
 """
@@ -16,6 +16,12 @@ from attrs import frozen
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from dispatchd.hub.domain.decisions.decision import (
+    FAIL,
+    LONGEST_NOTE,
+    RETRY,
+    SUCCEED,
+)
 from dispatchd.hub.github.routing.open_elements import OpenElements
 
 MOST_COMMANDS: Final = 10
@@ -27,6 +33,7 @@ class Verb(StrEnum):
 
     RUN = "run"
     CANCEL = "cancel"
+    RESOLVE = "resolve"
 
 
 @frozen(kw_only=True)
@@ -37,6 +44,10 @@ class Command:
     name: str = ""
     sha: str = ""
     """Full id of the commit that it is meant for, in lower case; empty where it names none."""
+    choice: str = ""
+    """Decision about a parked job, one of `CHOICES`; empty for other commands."""
+    note: str = ""
+    """Reason of the decision."""
 
 
 _LINE: Final = re.compile(
@@ -51,8 +62,27 @@ _LINE: Final = re.compile(
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
+_RESOLVE: Final = re.compile(
+    r"""
+    \ {0,3}
+    (?:@[a-z0-9][a-z0-9-]*(?:\[bot\])?[,:]?[ \t]+)?
+    /resolve[ \t]+(?P<choice>retry|(?:fail|succeed)(?:ed)?)
+    (?P<note>[ \t].*)?
+    """,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
+)
+
+_CHOICES: Final = {
+    "retry": RETRY,
+    "fail": FAIL,
+    "failed": FAIL,
+    "succeed": SUCCEED,
+    "succeeded": SUCCEED,
+}
+"""Words for the decisions about a parked job."""
+
 _CANDIDATE: Final = re.compile(
-    r"^.{0,60}/(?:run|cancel)\b", re.IGNORECASE | re.MULTILINE
+    r"^.{0,60}/(?:run|cancel|resolve)\b", re.IGNORECASE | re.MULTILINE
 )
 
 _MARKUP: Final = re.compile(r"[\[\]<&*_|`~!]")
@@ -79,6 +109,9 @@ def commands(body: str) -> list[Command]:
         return []
     parsed: dict[Command, None] = {}
     for line in _plain_lines(body):
+        if decision := _RESOLVE.fullmatch(line):
+            parsed[_decision(decision)] = None
+            continue
         match = _LINE.fullmatch(line)
         if match is None:
             continue
@@ -91,6 +124,14 @@ def commands(body: str) -> list[Command]:
         if verb is Verb.RUN or command == Command(verb=verb):
             parsed[command] = None
     return list(parsed)[:MOST_COMMANDS]
+
+
+def _decision(match: re.Match[str]) -> Command:
+    return Command(
+        verb=Verb.RESOLVE,
+        choice=_CHOICES[match["choice"].lower()],
+        note=" ".join((match["note"] or "").split())[:LONGEST_NOTE],
+    )
 
 
 def _plain_lines(body: str) -> Iterator[str]:

@@ -3,12 +3,16 @@
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.github.event import GithubEvent
 from dispatchd.hub.github.routing.matching import is_untrusted
-from dispatchd.hub.github.routing.route import Cancel, Run
-from dispatchd.protocol.job import CANCEL
+from dispatchd.hub.github.routing.route import Cancel, Resolve, Run
+from dispatchd.protocol.job import CANCEL, Json
 
 
 def job_fields(
-    event: GithubEvent, delivery_id: str, step: Run | Cancel, *, job_id: str = ""
+    event: GithubEvent,
+    delivery_id: str,
+    step: Run | Cancel | Resolve,
+    *,
+    job_id: str = "",
 ) -> JobDocument:
     """Return the document of a job, without empty fields.
 
@@ -35,6 +39,9 @@ def job_fields(
     )
     if isinstance(step, Cancel):
         return document.changed(command=CANCEL).without_empty()
+    if isinstance(step, Resolve):
+        resolution: dict[str, Json] = {"as": step.choice, "note": step.note}
+        return document.without_empty().resolving(resolution)
     rule, command = step.rule, step.command
     document = document.changed(rule=rule.name, workflow=rule.workflow)
     if command is not None:

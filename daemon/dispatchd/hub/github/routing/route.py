@@ -11,6 +11,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.hub.config.github import PULL_REQUEST, GithubSettings, Rule, Subject
+from dispatchd.hub.domain.decisions.decision import CHOICES
 from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
 from dispatchd.hub.github.event import GithubEvent, asks_for_commit
 from dispatchd.hub.github.routing.comment import Command, Verb, commands
@@ -65,6 +66,18 @@ class Cancel:
 
 
 @frozen(kw_only=True)
+class Resolve:
+    """Decision about a parked job of a pull request or issue, or of a check run, if its author may make it."""
+
+    choice: str
+    note: str = ""
+    external_id: str = ""
+    """Id of the check run whose button was pressed; empty for a command."""
+    stay: str = ""
+    """The stay in `needs_attention` that the button was for (`stay_tag`)."""
+
+
+@frozen(kw_only=True)
 class Button:
     """A pressed button on one of the hub's check runs: it ends the job, or runs it again."""
 
@@ -79,7 +92,7 @@ class SuiteAgain:
     sha: str
 
 
-Step = Run | Cancel | Button | SuiteAgain
+Step = Run | Cancel | Resolve | Button | SuiteAgain
 
 
 @frozen(kw_only=True)
@@ -139,11 +152,21 @@ def _of_check_run(event: GithubEvent, settings: GithubSettings) -> Plan:
     if not event.external_id:
         return Plan(reason="the check run doesn't say which job it shows")
     if event.action == PRESSED and event.button != CANCEL_BUTTON:
-        return Plan(reason=f"there is no button {event.button!r}")
+        return _of_decision_button(event)
     again = event.action == AGAIN
     action = "re-run" if again else "cancel"
     button = Button(external_id=event.external_id, again=again)
     return Plan(steps=(button,), reason=f"{event.actor} wants its {action}")
+
+
+def _of_decision_button(event: GithubEvent) -> Plan:
+    choice, _, stay = event.button.partition("#")
+    if choice not in CHOICES or not stay:
+        return Plan(reason=f"there is no button {event.button!r}")
+    if not event.actor or event.actor_is_bot:
+        return Plan(reason=f"{event.actor or 'nobody'} decides nothing by a button")
+    step = Resolve(choice=choice, external_id=event.external_id, stay=stay)
+    return Plan(steps=(step,), reason=_summary(step))
 
 
 def _of_check_suite(event: GithubEvent, settings: GithubSettings) -> Plan:
@@ -178,9 +201,9 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
     steps: dict[Step, None] = {}
     unknown: list[str] = []
     for command in parsed:
-        if command.verb is Verb.CANCEL:
+        if command.verb is not Verb.RUN:
             if any(not mismatch_of_repository(rule, event) for rule in settings.rules):
-                steps[Cancel()] = None
+                steps[_without_rule(command)] = None
             else:
                 unknown.append("no rule is for this repository")
             continue
@@ -193,6 +216,12 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
             unknown.append(f"no rule is for /run {command.name}".rstrip())
     said = [_summary(step) for step in steps]
     return Plan(steps=tuple(steps), reason="; ".join([*said, *unknown]))
+
+
+def _without_rule(command: Command) -> Cancel | Resolve:
+    if command.verb is Verb.CANCEL:
+        return Cancel()
+    return Resolve(choice=command.choice, note=command.note)
 
 
 def refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
@@ -260,6 +289,8 @@ def _summary(step: Step) -> str:
             return f"rule {rule.name}: workflow {rule.workflow}, if GitHub agrees"
         case Cancel():
             return "cancel, if GitHub agrees"
+        case Resolve(choice=choice):
+            return f"{choice} of the parked job, if GitHub agrees"
         case Button(again=again):
             return "re-run" if again else "cancel"
         case SuiteAgain(sha=sha):

@@ -70,7 +70,8 @@ def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
     values = {**values_of(after), "of_id": after.id}
     db.execute(_WRITE, values, execution_options=UNREAD)
     keep_attempt(db, before, after)
-    if after.state is not before.state:
+    if (after.state, after.parked) != (before.state, before.parked):
+        # A job that is parked once more has other buttons.
         pending = {"of_job": after.id, "new_state": after.state}
         db.execute(_MARK_PENDING, pending, execution_options=UNREAD)
         tell_others(db, after)
