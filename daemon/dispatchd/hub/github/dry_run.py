@@ -197,7 +197,7 @@ def _of_resolve(event: GithubEvent, step: Resolve, played: Played) -> Outcome:
     who = f"whether {event.actor} has the permission {needed.value}, or more if the rule of that job needs more"
     decision = ""
     if played.permission:
-        decision = "it is carried out if the job's rule needs no more"
+        decision = "it is carried out, unless the job's rule needs another permission"
         if not may(played.permission, needed):
             reason = denied(event, played.permission, needed).reason
             decision = f"refused: {reason}"
