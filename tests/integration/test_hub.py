@@ -26,6 +26,7 @@ async def test_a_job_goes_from_submit_to_finish(server: Hub, machine: Machine) -
     assert set(held.job["extensions"]) == {
         "heartbeat",
         "release",
+        "resolve",
         "log",
         "artifacts",
         "capabilities",
