@@ -71,6 +71,19 @@ async def test_a_decision_goes_to_the_machine_until_the_job_has_moved(
     assert await told(held, parked="stay-2") is None
 
 
+async def test_no_text_of_a_decision_makes_a_heartbeat_fail(
+    each_server: Hub,
+) -> None:
+    held = await parked(each_server, Machine(http=each_server.http))
+    note = '{"as": "fail", "note": "nothing \\u0000 and \u202e"}'
+
+    reply = await each_server.http.post(f"{JOBS}/j/resolve", content=note)
+
+    assert reply.status_code == 200, reply.text
+    assert (await told(held))["note"].startswith("nothing ")
+    assert (await row(each_server, "j"))["decision"]["as"] == "fail"
+
+
 async def test_a_decision_ends_a_held_poll_of_the_machine(
     each_server: Hub,
 ) -> None:

@@ -173,6 +173,14 @@ def test_a_machine_without_the_extension_is_named_with_the_command_for_it() -> N
     assert str(refused.value).endswith("type there: dispatchd resolve 'a b' --succeed")
 
 
+def test_a_name_that_no_answer_can_hold_becomes_one_that_it_can() -> None:
+    decision = Decision(
+        choice="fail", note="\ud800", by="\udfff", at=1, parked="s", claim=1
+    )
+
+    assert (decision.note, decision.by) == ("?", "?")
+
+
 def test_its_machine_is_woken_for_a_decision_and_for_nothing_else() -> None:
     assert News.of(decided(PARKED)).machine == "m"
     assert News.of(PARKED).machine == ""

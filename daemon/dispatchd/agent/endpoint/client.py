@@ -242,8 +242,7 @@ class DispatchEndpoint:
     def _scrubbed(self, text: str) -> str:
         """Return a text without secrets: the last step for every text that leaves, whoever wrote it."""
         # A command's JSON can hold half of a surrogate pair, for which an endpoint may refuse the call forever.
-        whole = text.encode(errors="replace").decode()
-        return self.credentials.known.scrub(whole)
+        return self.credentials.known.scrub(_whole(text))
 
     async def _about(
         self, call: str, record: TrackedJob, body: dict[str, Json]
@@ -358,9 +357,14 @@ def _resolution(resolve: Json) -> Resolution | None:
     return Resolution(
         parking=str(resolve["parked"]),
         decision=str(resolve["as"]),
-        note=str(resolve.get("note") or ""),
-        by=str(resolve.get("by") or ""),
+        note=_whole(str(resolve.get("note") or "")),
+        by=_whole(str(resolve.get("by") or "")),
     )
+
+
+def _whole(text: str) -> str:
+    """Return a text with whole characters: JSON can have half a surrogate pair."""
+    return text.encode(errors="replace").decode()
 
 
 def _check(call: str, contract: str, document: object) -> None:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Final, Self
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 
 from dispatchd.hub.domain.model import HubJob, State
 from dispatchd.protocol.outcome import FailureCause
@@ -32,6 +32,11 @@ class Stage(StrEnum):
     """The machine never got it: the job did not stay parked, or somebody decided on the machine."""
 
 
+def _storable(text: str) -> str:
+    """Return a text that every answer can hold: names and notes from elsewhere may have half a surrogate pair."""
+    return text.encode(errors="replace").decode()
+
+
 @frozen(kw_only=True)
 class Decision:
     """Decision about a job, while it was parked under one claim.
@@ -41,8 +46,8 @@ class Decision:
     """
 
     choice: str
-    note: str
-    by: str
+    note: str = field(converter=_storable)
+    by: str = field(converter=_storable)
     at: float
     parked: str
     claim: int
