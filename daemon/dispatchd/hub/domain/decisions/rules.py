@@ -59,11 +59,9 @@ def _refusal(job: HubJob, decision: Decision, machine: str, seen: str | None) ->
 
 
 def answer(job: HubJob, standing: Standing) -> Decision | None:
-    """Return the decision to answer a heartbeat with, or None: one about the very stay that the heartbeat reports."""
-    decision = waiting(job)
-    if decision is None or standing.phase != _PARKED:
-        return None
-    return decision if standing.parked == decision.parked else None
+    """Return the decision to answer a heartbeat of a job with, or None: one about the very stay that it has reported."""
+    # The job has what the heartbeat reports, unless that was overtaken by an accept.
+    return waiting(job) if standing.phase == _PARKED else None
 
 
 def note_sent(job: HubJob, standing: Standing, *, now: float) -> HubJob:
