@@ -111,6 +111,7 @@ async def test_a_token_is_for_who_holds_the_job_and_at_most_what_the_hub_allows(
         assert held.job["extensions"] == [
             "heartbeat",
             "release",
+            "resolve",
             "log",
             "artifacts",
             "token",
