@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Tests wait for processes and sockets more than they compute.
-WORKERS ?= 4
+WORKERS ?= 6
 # Tests start hundreds of processes, each of which would compile the code anew.
 export PYTHONDONTWRITEBYTECODE :=
 # Seconds (0: until all is done), a seed (0: a fresh one), and how many times the usual size.
