@@ -6,18 +6,17 @@ from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatchd.agent.domain.delivery import ENDINGS
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
-from dispatchd.hub.domain.decisions.decision import CHOICES, Decision
+from dispatchd.hub.domain.decisions.decision import Decision
 from dispatchd.hub.domain.decisions.rules import answer, decide, note_sent
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import HubJob, Standing, State
 from dispatchd.protocol.job import Job
-from dispatchd.protocol.outcome import Outcome, Verdict
+from dispatchd.protocol.outcome import CHOICES, ENDINGS, Outcome, Verdict
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 FAILED = Verdict(outcome=Outcome.FAILED, summary="Failed.")

@@ -21,7 +21,12 @@ from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.parsers import Busy, parsed
 from dispatchd.protocol.contracts import check, schema
 from dispatchd.protocol.job import Json
-from dispatchd.protocol.json_text import Member, leading_members, members
+from dispatchd.protocol.json_text import (
+    Member,
+    leading_members,
+    members,
+    whole_characters,
+)
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -303,7 +308,7 @@ def _require_writable(contract: str, document: dict[str, Json]) -> None:
         return
     name = next(name for name in document if not _is_writable({name: document[name]}))
     rule = "must hold no half of a surrogate pair and no number beyond 1e308"
-    shown = name[:_LONGEST_NAME].encode(errors="replace").decode()
+    shown = whole_characters(name[:_LONGEST_NAME])
     raise ContractViolation(contract=contract, path=f"$.{shown}", rule=rule)
 
 

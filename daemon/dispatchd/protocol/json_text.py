@@ -39,6 +39,11 @@ class Member:
     problem: str = ""
 
 
+def whole_characters(text: str) -> str:
+    """Return a text that UTF-8 can hold: a string of JSON may have half a surrogate pair, which becomes `?`."""
+    return text.encode(errors="replace").decode()
+
+
 def loads(text: str) -> Json:
     """Return the value of a JSON text.
 

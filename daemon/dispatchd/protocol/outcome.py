@@ -1,7 +1,10 @@
 """End of a run: the outcome, the failure cause, and the facts about an attempt that is over."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 from attrs import frozen
 from typing_extensions import override
@@ -78,6 +81,31 @@ class Verdict:
     outcome: Outcome
     cause: FailureCause | None = None
     summary: str
+
+
+ENDINGS: Final[Mapping[str, Outcome]] = MappingProxyType(
+    {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
+)
+"""Decision that ends a parked job -> its outcome."""
+
+CHOICES: Final = ("retry", *ENDINGS)
+"""Decisions about a parked job; `retry` is another attempt."""
+
+LONGEST_NOTE: Final = 1000
+"""Longest note of a decision (characters), as in resolve-request.schema.json."""
+
+
+def marked(choice: str, who: str, note: str) -> Verdict | None:
+    """Return the verdict of a parked job that a person has decided about; None for another attempt."""
+    outcome = ENDINGS.get(choice)
+    if outcome is None:
+        return None
+    summary = f"Marked as {outcome} by {who}"
+    return Verdict(
+        outcome=outcome,
+        cause=FailureCause.NEEDS_INPUT if outcome is Outcome.FAILED else None,
+        summary=f"{summary}: {note}" if note else f"{summary}.",
+    )
 
 
 @frozen(kw_only=True)

@@ -8,7 +8,6 @@ import anyio
 from attrs import frozen
 
 from dispatchd.agent.control.calls import Act, Call, Lines, Refused, Reply
-from dispatchd.agent.domain.delivery import ENDINGS, RETRY, marked
 from dispatchd.agent.domain.intake import Mode
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
@@ -17,6 +16,7 @@ from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.errors import ConfigError, NotPossible
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import at, text
+from dispatchd.protocol.outcome import CHOICES, marked
 from dispatchd.protocol.times import iso_or_none
 
 _LONGEST_DRAIN_S: Final = 365 * 24 * 3600.0
@@ -69,11 +69,10 @@ class JobCommands:
             Refused: The decision is none of these, or the job isn't parked.
         """
         decision, note = text(call.body, "as"), text(call.body, "note").strip()
-        if decision != RETRY and decision not in ENDINGS:
-            reason = "`as` must be one of: retry, fail, succeed"
+        if decision not in CHOICES:
+            reason = f"`as` must be one of: {', '.join(CHOICES)}"
             raise Refused(status=HTTPStatus.BAD_REQUEST, reason=reason)
-        outcome = ENDINGS.get(decision)
-        verdict = None if outcome is None else marked(outcome, "an operator", note)
+        verdict = marked(decision, "an operator", note)
         try:
             return _reply(await self._tracker.resolve(call.parameters["job"], verdict))
         except NotPossible as error:

@@ -1,14 +1,19 @@
 """Result of a pull: a job, or nothing."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Final
 
 from attrs import frozen
 
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.protocol.job import Job
-from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+from dispatchd.protocol.outcome import (
+    CHOICES,
+    LONGEST_NOTE,
+    FailureCause,
+    Outcome,
+    Verdict,
+    marked,
+)
 
 
 @frozen(kw_only=True)
@@ -41,24 +46,12 @@ class NoJob:
     ended_early: bool = False
 
 
-RETRY: Final = "retry"
-"""Decision about a parked job: another attempt."""
-
-ENDINGS: Final[Mapping[str, Outcome]] = MappingProxyType(
-    {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
-)
-"""Decision that ends a parked job -> its outcome."""
-
-_LONGEST_NOTE: Final = 1000
-"""Longest note of a decision that is taken from the endpoint (characters)."""
-
-
 @frozen(kw_only=True)
 class Resolution:
     """A person's decision about a parked job, made at the endpoint.
 
-    `parking` names the stay in `needs_attention` that it is about. `decision` is `RETRY`, a key of `ENDINGS`, or a
-    word of a newer endpoint. `by` is the name of the person, for the log alone.
+    `parking` names the stay in `needs_attention` that it is about. `decision` is one of `CHOICES`, or a word of
+    a newer endpoint. `by` is the name of the person, for the log alone.
     """
 
     parking: str
@@ -69,17 +62,14 @@ class Resolution:
     @property
     def is_known(self) -> bool:
         """True if this release can carry it out."""
-        return self.decision == RETRY or self.decision in ENDINGS
+        return self.decision in CHOICES
 
     @property
     def verdict(self) -> Verdict | None:
         """Verdict of the job; None for another attempt."""
-        outcome = ENDINGS.get(self.decision)
-        if outcome is None:
-            return None
         # Without the name: others may read the summary than know who decides here.
-        note = self.note.strip()[:_LONGEST_NOTE]
-        return marked(outcome, "a person at the endpoint", note)
+        note = self.note.strip()[:LONGEST_NOTE]
+        return marked(self.decision, "a person at the endpoint", note)
 
 
 @frozen(kw_only=True)
@@ -136,16 +126,6 @@ def rejection(
     if name not in workflows:
         return unknown_workflow(name)
     return foreign_repository(delivery.job, workflows[name])
-
-
-def marked(outcome: Outcome, who: str, note: str) -> Verdict:
-    """Return the verdict of a parked job that a person has ended."""
-    summary = f"Marked as {outcome} by {who}"
-    return Verdict(
-        outcome=outcome,
-        cause=FailureCause.NEEDS_INPUT if outcome is Outcome.FAILED else None,
-        summary=f"{summary}: {note}" if note else f"{summary}.",
-    )
 
 
 def record_lost() -> Verdict:

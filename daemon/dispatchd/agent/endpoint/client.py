@@ -40,6 +40,7 @@ from dispatchd.errors import ContractViolation, ProtocolError, TooLarge
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.extensions import MARKED, OF_MACHINES, RESOLVE, is_marked
 from dispatchd.protocol.job import Job, Json
+from dispatchd.protocol.json_text import whole_characters
 from dispatchd.protocol.report import LogChunk, Report
 from dispatchd.protocol.uploads.artifacts import ArtifactChunk, ArtifactList
 
@@ -242,7 +243,7 @@ class DispatchEndpoint:
     def _scrubbed(self, text: str) -> str:
         """Return a text without secrets: the last step for every text that leaves, whoever wrote it."""
         # A command's JSON can hold half of a surrogate pair, for which an endpoint may refuse the call forever.
-        return self.credentials.known.scrub(_whole(text))
+        return self.credentials.known.scrub(whole_characters(text))
 
     async def _about(
         self, call: str, record: TrackedJob, body: dict[str, Json]
@@ -357,14 +358,9 @@ def _resolution(resolve: Json) -> Resolution | None:
     return Resolution(
         parking=str(resolve["parked"]),
         decision=str(resolve["as"]),
-        note=_whole(str(resolve.get("note") or "")),
-        by=_whole(str(resolve.get("by") or "")),
+        note=whole_characters(str(resolve.get("note") or "")),
+        by=whole_characters(str(resolve.get("by") or "")),
     )
-
-
-def _whole(text: str) -> str:
-    """Return a text with whole characters: JSON can have half a surrogate pair."""
-    return text.encode(errors="replace").decode()
 
 
 def _check(call: str, contract: str, document: object) -> None:

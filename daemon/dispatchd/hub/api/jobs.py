@@ -17,7 +17,7 @@ from dispatchd.hub.auth.audit import owner_of
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.decisions import rules as decisions
-from dispatchd.hub.domain.decisions.decision import LONGEST_NOTE, Decision
+from dispatchd.hub.domain.decisions.decision import Decision
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import ENDED, Attempt, HubJob, State, Submission
 from dispatchd.hub.domain.schedules.progress import schedule_of
@@ -34,6 +34,7 @@ from dispatchd.hub.http_bodies import (
 from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.outcome import LONGEST_NOTE
 
 _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000

@@ -12,6 +12,8 @@ from attrs import frozen
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dispatchd.protocol.json_text import whole_characters
+
 _BY: Final = "dispatchd.owner"
 """Key of an ASGI scope for the name of the token or person that makes a change."""
 
@@ -95,14 +97,9 @@ def _change(scope: Scope, status: int) -> Change:
         # The page also takes the id of a job so. Nothing else of a query is recorded: it might be a secret.
         path += f"?{urlencode({'id': job_id}, errors='surrogatepass')}"
     return Change(
-        who=_storable(scope[_BY]),
+        who=whole_characters(scope[_BY]),
         method=scope["method"],
-        path=_storable(path[:_LONGEST_PATH]),
+        path=whole_characters(path[:_LONGEST_PATH]),
         status=status,
         address=address_of(request),
     )
-
-
-def _storable(text: str) -> str:
-    """Return a text in a form that any database takes: a name from elsewhere may have half a surrogate pair."""
-    return text.encode(errors="replace").decode()

@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from dispatchd.hub.domain.decisions.decision import SUCCEED, waiting
+from dispatchd.hub.domain.decisions.decision import waiting
 from dispatchd.hub.domain.errors import JobEnded, NotHolder, OtherResult, WrongRun
 from dispatchd.hub.domain.model import ENDED, HELD, HubJob, Result, Standing, State
 from dispatchd.hub.domain.transitions import HEARD, Event, advance
@@ -209,10 +209,11 @@ def expire(job: HubJob, *, now: float, most: int) -> HubJob:
     job = evolve(job, expiries=job.expiries + 1)
     if job.cancel_requested:
         return _let_go(job, _unheard(job), now=now)
-    if decision is not None and decision.ends:
-        event = Event.SUCCEEDED if decision.choice == SUCCEED else Event.FAILED
-        summary = f"{decision.summary} {_gone(job)}"
-        return ended_here(job, event, summary, decision.cause, now=now)
+    verdict = None if decision is None else decision.verdict
+    if verdict is not None:
+        summary = f"{verdict.summary} {_gone(job)}"
+        cause = verdict.cause or ""
+        return ended_here(job, Event(verdict.outcome.value), summary, cause, now=now)
     if _is_superseded(job):
         return _superseded(job, job.result_summary, now=now)
     if job.expiries <= most:

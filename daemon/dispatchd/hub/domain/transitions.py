@@ -60,7 +60,7 @@ class Event(StrEnum):
     REJECTED = "rejected"
     """This and the four before: the machine reported the outcome.
 
-    The first and the third also: a person has decided so about a parked job whose machine is not heard of any more."""
+    `SUCCEEDED` and `FAILED` may also be a person's decision about a parked job whose machine is silent."""
 
 
 HEARD: Final = MappingProxyType(

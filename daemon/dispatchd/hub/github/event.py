@@ -8,6 +8,7 @@ from dispatchd.hub.domain.event_kinds import NAMES_A_REF, PUSH
 from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import at, number, text
+from dispatchd.protocol.json_text import whole_characters
 from dispatchd.protocol.times import parse_time
 
 LONGEST_TEXT: Final = 512
@@ -121,7 +122,7 @@ def asks_for_commit(event: GithubEvent) -> bool:
 
 def clean(value: str) -> str:
     """Return an untrusted text in a form that can be stored: Unicode, without NUL, cut to `LONGEST_TEXT`."""
-    cut = value[:LONGEST_TEXT].encode(errors="replace").decode()
+    cut = whole_characters(value[:LONGEST_TEXT])
     return cut.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 

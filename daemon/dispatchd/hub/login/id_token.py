@@ -12,6 +12,7 @@ from attrs import frozen
 
 from dispatchd.errors import DispatchdError
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.json_text import whole_characters
 
 _ALGORITHMS: Final = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -150,7 +151,7 @@ def _check(claims: dict[str, Any], expected: Expected) -> None:
 
 def _is_subject(text: str) -> bool:
     # With half a surrogate pair it is no text.
-    is_text = text.encode(errors="replace").decode() == text
+    is_text = whole_characters(text) == text
     return is_text and 0 < len(text) <= _LONGEST_SUBJECT
 
 

@@ -16,7 +16,7 @@ from dispatchd.hub.api.logs import Logs
 from dispatchd.hub.api.machines import machine_documents
 from dispatchd.hub.auth.audit import owner_of
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain.decisions.decision import CHOICES, Decision, waiting
+from dispatchd.hub.domain.decisions.decision import Decision, waiting
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING, State
 from dispatchd.hub.domain.result_details import read_details
 from dispatchd.hub.domain.scopes import OPERATE
@@ -38,6 +38,7 @@ from dispatchd.hub.web.render import (
 )
 from dispatchd.hub.web.text import job_path, stage, standing
 from dispatchd.hub.web.view_model import Progress, origin, steps
+from dispatchd.protocol.outcome import CHOICES
 
 _LISTED: Final = 100
 """Jobs on a page (count)."""

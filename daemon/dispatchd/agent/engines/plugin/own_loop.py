@@ -21,7 +21,7 @@ from dispatchd.protocol.times import duration
 T = TypeVar("T")
 
 _MOST_LEFT: Final = 32
-"""Most calls that may have been left behind without an end; then no more are made (count)."""
+"""Calls left behind that have not ended, at which no further one is made (count)."""
 
 
 @define

@@ -3,22 +3,13 @@
 import json
 from enum import StrEnum
 from hashlib import sha256
-from typing import Final, Self
+from typing import Self
 
 from attrs import asdict, field, frozen
 
 from dispatchd.hub.domain.model import HubJob, State
-from dispatchd.protocol.outcome import FailureCause
-
-RETRY: Final = "retry"
-FAIL: Final = "fail"
-SUCCEED: Final = "succeed"
-
-CHOICES: Final = (RETRY, FAIL, SUCCEED)
-"""Decisions about a parked job, as `dispatchd resolve` has them."""
-
-LONGEST_NOTE: Final = 1000
-"""Longest note (characters), as in resolve-request.schema.json."""
+from dispatchd.protocol.json_text import whole_characters
+from dispatchd.protocol.outcome import Verdict, marked
 
 
 class Stage(StrEnum):
@@ -32,11 +23,6 @@ class Stage(StrEnum):
     """The machine never got it: the job did not stay parked, or somebody decided on the machine."""
 
 
-def _storable(text: str) -> str:
-    """Return a text that every answer can hold: names and notes from elsewhere may have half a surrogate pair."""
-    return text.encode(errors="replace").decode()
-
-
 @frozen(kw_only=True)
 class Decision:
     """Decision about a job, while it was parked under one claim.
@@ -46,8 +32,8 @@ class Decision:
     """
 
     choice: str
-    note: str = field(converter=_storable)
-    by: str = field(converter=_storable)
+    note: str = field(converter=whole_characters)
+    by: str = field(converter=whole_characters)
     at: float
     parked: str
     claim: int
@@ -64,21 +50,12 @@ class Decision:
         return json.dumps(asdict(self))
 
     @property
-    def ends(self) -> bool:
-        """True if it ends the job."""
-        return self.choice != RETRY
+    def verdict(self) -> Verdict | None:
+        """Verdict of a job that it ends without its machine; None for another attempt.
 
-    @property
-    def summary(self) -> str:
-        """Summary of a job that it has ended without its machine; others may read it than know who decides here."""
-        outcome = State.SUCCEEDED if self.choice == SUCCEED else State.FAILED
-        said = f"Marked as {outcome} by a person at the hub"
-        return f"{said}: {self.note}" if self.note else f"{said}."
-
-    @property
-    def cause(self) -> str:
-        """Failure cause of a job that it has ended without its machine."""
-        return FailureCause.NEEDS_INPUT.value if self.choice == FAIL else ""
+        Others may read the summary than know who decides here.
+        """
+        return marked(self.choice, "a person at the hub", self.note)
 
     def is_about(self, job: HubJob) -> bool:
         """Return whether a job is parked as it was at the decision: under the same claim, in the same stay."""

@@ -12,6 +12,7 @@ from attrs import frozen
 from dispatchd.hub.domain.webhooks.pointer import scalars
 from dispatchd.hub.domain.webhooks.senders import HEADER, Forks, Form
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.json_text import whole_characters
 from dispatchd.protocol.times import parse_time
 
 _NAMESPACE: Final = UUID("0c7d1a52-9b0f-4d43-8a3e-5f6c2f1f7a44")
@@ -213,5 +214,5 @@ def _time(text: str) -> float:
 
 def _clean(text: str) -> str:
     """Return an untrusted text in a form that can be stored: Unicode, without NUL, cut."""
-    cut = text[:_LONGEST_TEXT].encode(errors="replace").decode()
+    cut = whole_characters(text[:_LONGEST_TEXT])
     return cut.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -10,7 +10,6 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.hub.config.github import GithubSettings
-from dispatchd.hub.domain.decisions.decision import FAIL, RETRY, SUCCEED
 from dispatchd.hub.domain.model import ENDED, Check, HubJob
 from dispatchd.hub.domain.result_details import read_details
 from dispatchd.hub.github.api.transport import in_path
@@ -32,9 +31,9 @@ _CANCEL: Final[dict[str, Json]] = {
     "identifier": CANCEL_BUTTON,
 }
 _DECISIONS: Final = (
-    (RETRY, "Retry", "Another attempt of this job"),
-    (FAIL, "Mark failed", "End this parked job as failed"),
-    (SUCCEED, "Mark succeeded", "End this parked job as succeeded"),
+    ("retry", "Retry", "Another attempt of this job"),
+    ("fail", "Mark failed", "End this parked job as failed"),
+    ("succeed", "Mark succeeded", "End this parked job as succeeded"),
 )
 """Buttons of a parked job: decision, label and description. GitHub shows three buttons at most."""
 

@@ -16,13 +16,8 @@ from attrs import frozen
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from dispatchd.hub.domain.decisions.decision import (
-    FAIL,
-    LONGEST_NOTE,
-    RETRY,
-    SUCCEED,
-)
 from dispatchd.hub.github.routing.open_elements import OpenElements
+from dispatchd.protocol.outcome import CHOICES, ENDINGS, LONGEST_NOTE
 
 MOST_COMMANDS: Final = 10
 """Most commands of a comment that are executed (count)."""
@@ -73,13 +68,10 @@ _RESOLVE: Final = re.compile(
 )
 
 _CHOICES: Final = {
-    "retry": RETRY,
-    "fail": FAIL,
-    "failed": FAIL,
-    "succeed": SUCCEED,
-    "succeeded": SUCCEED,
+    **{choice: choice for choice in CHOICES},
+    **{outcome.value: choice for choice, outcome in ENDINGS.items()},
 }
-"""Words for the decisions about a parked job."""
+"""Words for the decisions about a parked job: their own, and those of the outcomes."""
 
 _CANDIDATE: Final = re.compile(
     r"^.{0,60}/(?:run|cancel|resolve)\b", re.IGNORECASE | re.MULTILINE

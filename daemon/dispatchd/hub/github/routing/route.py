@@ -11,7 +11,6 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.hub.config.github import PULL_REQUEST, GithubSettings, Rule, Subject
-from dispatchd.hub.domain.decisions.decision import CHOICES
 from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
 from dispatchd.hub.github.event import GithubEvent, asks_for_commit
 from dispatchd.hub.github.routing.comment import Command, Verb, commands
@@ -28,6 +27,7 @@ from dispatchd.hub.github.routing.matching import (
     mismatch_of_repository,
     why_none,
 )
+from dispatchd.protocol.outcome import CHOICES
 
 CANCEL_BUTTON: Final = "cancel"
 """Identifier of the button on a check run that ends its job."""
