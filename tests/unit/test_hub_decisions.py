@@ -47,6 +47,10 @@ def beaten(job: HubJob, standing: Standing) -> HubJob:
     return note_sent(after, standing, now=5)
 
 
+def accepted(job: HubJob) -> HubJob:
+    return claim_rules.accept(job, CLAIM, run_id="r", now=4, lease_until=200)
+
+
 def test_the_very_stay_that_was_decided_about_gets_the_decision_each_time() -> None:
     job = decided(PARKED)
     for _ in range(3):
@@ -185,3 +189,15 @@ def test_its_machine_is_woken_for_a_decision_and_for_nothing_else() -> None:
     assert News.of(decided(PARKED)).machine == "m"
     assert News.of(PARKED).machine == ""
     assert News.of(beaten(decided(PARKED), Standing(phase="running"))).machine == ""
+
+
+def test_a_job_that_its_machine_has_accepted_again_is_no_longer_decided_here() -> None:
+    # Somebody has chosen another attempt on the machine, whose next heartbeat is lost.
+    resumed = accepted(PARKED)
+    ended = claim_rules.expire(accepted(decided(PARKED, "fail")), now=150, most=3)
+
+    with pytest.raises(NotResolvable, match="or continues"):
+        decided(resumed, "fail")
+    assert ended.state is State.QUEUED
+    # A repeated accept of a job that is still parked changes that only until the next heartbeat.
+    assert answer(beaten(accepted(decided(PARKED)), STAY), STAY) is not None

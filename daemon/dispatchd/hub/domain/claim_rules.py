@@ -14,6 +14,9 @@ from dispatchd.protocol.outcome import FailureCause
 LEASE_EXPIRED: Final = "lease-expired"
 """Failure cause of a job whose machines were not heard of any more (contracts/README.md, failure causes)."""
 
+_CONTINUES: Final = "accepted"
+"""Phase of a job on a machine that has just accepted it."""
+
 _OF_NO_TOKEN: Final = ("", sha256(b"").hexdigest())
 
 NOBODY_HAD_IT: Final = "Cancelled before any machine had it."
@@ -60,7 +63,8 @@ def accept(
     """Return the job as accepted by the holder of its claim, with its lease extended; idempotent.
 
     A job that is to be cancelled is ended if its machine has begun nothing. Else the machine is told to end it, and so is
-    one that knows claim tokens if any machine has accepted the job: it may have had the job before.
+    one that knows claim tokens if any machine has accepted the job: it may have had the job before. A parked job that is
+    accepted again continues, as somebody has decided, though its machine has not reported that yet.
 
     Raises:
         JobEnded: The job has ended.
@@ -80,6 +84,7 @@ def accept(
         lease_until=max(job.lease_until, lease_until),
         lapsed=False,
         run_id=run_id,
+        phase=_CONTINUES if job.state is State.NEEDS_ATTENTION else job.phase,
         accepted_at=job.accepted_at or now,
     )
 

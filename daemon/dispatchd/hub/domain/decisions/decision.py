@@ -60,7 +60,7 @@ class Decision:
     def is_about(self, job: HubJob) -> bool:
         """Return whether a job is parked as it was at the decision: under the same claim, in the same stay."""
         return (
-            job.state is State.NEEDS_ATTENTION
+            is_parked(job)
             and job.parked == self.parked
             and job.deliveries == self.claim
         )
@@ -76,6 +76,11 @@ class Decision:
         if self.is_about(job) and not job.cancel_requested:
             return Stage.WAITING
         return Stage.SENT if self.sent_at else Stage.OVERTAKEN
+
+
+def is_parked(job: HubJob) -> bool:
+    """Return whether a job is parked, as far as the hub knows: its machine has not accepted it again since it said so."""
+    return job.state is State.NEEDS_ATTENTION and job.phase == State.NEEDS_ATTENTION
 
 
 def stay_tag(job: HubJob) -> str:

@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import evolve
 
-from dispatchd.hub.domain.decisions.decision import Decision, waiting
+from dispatchd.hub.domain.decisions.decision import Decision, is_parked, waiting
 from dispatchd.hub.domain.errors import JobEnded, NotResolvable
 from dispatchd.hub.domain.model import ENDED, HubJob, Standing, State
 
@@ -50,9 +50,9 @@ def _refusal(job: HubJob, decision: Decision, machine: str, seen: str | None) ->
     if not job.parked:
         command = f"dispatchd resolve {quote(job.id)} --{decision.choice}"
         return f"the machine {machine} takes no decisions from the hub; type there: {command}"
-    is_seen = seen is None or seen == job.parked
-    if not is_seen or decision.claim != job.deliveries:
-        return "the job has been parked again since; look at it again"
+    is_same = seen in (None, job.parked) and decision.claim == job.deliveries
+    if not is_same or not is_parked(job):
+        return "the job has been parked again since, or continues; look at it again"
     if pending is not None:
         return f"it is decided already: {pending.choice}; the machine {machine} has yet to carry it out"
     return ""
