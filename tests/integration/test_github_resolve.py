@@ -155,6 +155,22 @@ async def test_a_decision_is_about_the_stay_at_the_time_of_the_comment(
         assert await told(held, parked="stay-2") is None
 
 
+async def test_a_comment_of_before_decides_nothing_about_a_job_that_was_parked_since(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        held = await parked(here)
+
+        # As one that was missed while the hub was down, and fetched later.
+        [late] = await here.decided(await here.say("/resolve succeed", ago_s=60))
+        words = "This was written before its job was parked"
+        assert late["result_summary"].startswith(words)
+        assert await told(held) is None
+
+        await here.decided(await here.say("/resolve retry"))
+        assert (await told(held))["as"] == "retry"
+
+
 async def test_the_buttons_of_a_parked_jobs_check_decide_about_that_stay_alone(
     tmp_path: Path,
 ) -> None:

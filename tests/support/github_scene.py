@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from attrs import define, field
 
+from dispatchd.protocol.times import iso
 from support.checks import ChecksHub, checks_hub
 from support.github import APP_ID, INSTALLATION
 from support.github_api import Answer, GithubApi, Request, github_api
@@ -63,12 +64,13 @@ class Scene:
     repository: Repository
 
     async def say(
-        self, body: str, delivery: str = "", **options: Any
+        self, body: str, delivery: str = "", *, ago_s: float = 0, **options: Any
     ) -> httpx.Response:
-        """Write a comment."""
+        """Write a comment, which comes `ago_s` seconds later."""
         # No two comments of GitHub have the same payload.
         event = comment(body, installation=INSTALLATION, **options)
         event["said"] = next(_COMMENTS)
+        event["comment"]["created_at"] = iso(self.hub.server.time.wall() - ago_s)
         return await self.tell("issue_comment", event, delivery)
 
     async def tell(

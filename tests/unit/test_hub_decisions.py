@@ -8,7 +8,7 @@ from attrs import evolve
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.decisions.decision import Decision, Stage, waiting
-from dispatchd.hub.domain.decisions.rules import answer, decide, note_sent
+from dispatchd.hub.domain.decisions.rules import answer, decide, note_sent, note_stay
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.errors import JobEnded, NotResolvable
 from dispatchd.hub.domain.events import News
@@ -201,3 +201,16 @@ def test_a_job_that_its_machine_has_accepted_again_is_no_longer_decided_here() -
     assert ended.state is State.QUEUED
     # A repeated accept of a job that is still parked changes that only until the next heartbeat.
     assert answer(beaten(accepted(decided(PARKED)), STAY), STAY) is not None
+
+
+def test_the_time_of_a_stay_is_that_of_its_first_heartbeat() -> None:
+    def heard(job: HubJob, standing: Standing, now: float) -> HubJob:
+        after = claim_rules.beat(job, CLAIM, standing=standing, lease_until=200)
+        return note_stay(job, after, now=now)
+
+    job = heard(heard(PARKED, Standing(phase="running"), 5), STAY, 6)
+    again = heard(job, STAY, 7)
+    lapsed = heard(claim_rules.expire(again, now=150, most=3), STAY, 151)
+    other = heard(lapsed, evolve(STAY, parked="stay-2"), 160)
+
+    assert [each.parked_at for each in (job, again, lapsed, other)] == [6, 6, 6, 160]

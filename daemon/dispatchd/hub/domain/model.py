@@ -160,6 +160,8 @@ class HubJob:
     progress: str = ""
     parked: str = ""
     """Its machine's name for the present stay in `needs_attention`; empty if the machine takes no decisions from the hub."""
+    parked_at: float = 0
+    """Time at which the hub has heard of that stay first."""
     cancel_requested: bool = False
     decision: str = ""
     """Newest decision of a person about it while it was parked (`domain/decisions/decision.py`, JSON); empty for none."""

@@ -69,6 +69,8 @@ class GithubEvent:
     """External id of a check run, set by the hub."""
     changed_at: float = 0
     """Time of a pull request's last change, as GitHub says (seconds since the epoch)."""
+    said_at: float = 0
+    """Time at which a comment or review was written, as GitHub says (seconds since the epoch)."""
     button: str = ""
     """Identifier of the hub's button that was pressed on a check run."""
 
@@ -111,6 +113,10 @@ def read_event(name: str, payload: Json) -> GithubEvent:
         ),
         external_id=clean(text(payload, "check_run", "external_id")),
         changed_at=_time(text(payload, "pull_request", "updated_at")),
+        said_at=_time(
+            text(payload, "comment", "created_at")
+            or text(payload, "review", "submitted_at")
+        ),
         button=clean(text(payload, "requested_action", "identifier")),
     )
 

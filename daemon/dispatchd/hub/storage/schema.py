@@ -80,6 +80,7 @@ JOBS: Final = Table(
     _text("reason"),
     _text("progress"),
     _text("parked"),
+    _time("parked_at"),
     _flag("cancel_requested"),
     _text("decision"),
     _text("result_summary"),

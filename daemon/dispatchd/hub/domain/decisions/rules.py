@@ -64,6 +64,12 @@ def answer(job: HubJob, standing: Standing) -> Decision | None:
     return waiting(job) if standing.phase == _PARKED else None
 
 
+def note_stay(before: HubJob, job: HubJob, *, now: float) -> HubJob:
+    """Return a job after a heartbeat; the time is noted if that is the first one of a stay in `needs_attention`."""
+    is_known = (job.parked, job.deliveries) == (before.parked, before.deliveries)
+    return job if is_known or not job.parked else evolve(job, parked_at=now)
+
+
 def note_sent(job: HubJob, standing: Standing, *, now: float) -> HubJob:
     """Return a job after a heartbeat; the time of its decision's first sending is noted."""
     decision = answer(job, standing)

@@ -189,7 +189,9 @@ class _Work:
         """Note a decision, with the parked job that it is about now: GitHub's answer may take a while."""
         document = self._document(step, RESOLVE)
         if not step.external_id:
-            document = with_target(document, parked_jobs(self.db, document))
+            parked = parked_jobs(self.db, document)
+            said_at = self.arrival.event.said_at
+            document = with_target(document, parked, said_at=said_at)
             return self._admit(self._submission(document, 0, None, received=True))
         job_id = step.external_id.partition("#")[0]
         shown = check_of(self.db, job_id)

@@ -22,6 +22,9 @@ from dispatchd.hub.storage.schema import JOBS
 from dispatchd.protocol.job import Json
 
 _JOB: Final = JOBS.c
+_CLOCKS_S: Final = 2.0
+"""Difference of the hub's clock and GitHub's that changes nothing, with the fractions of a second that GitHub leaves out (seconds)."""
+
 _NAMED: Final = 5
 """Most jobs that a message names (count)."""
 
@@ -41,9 +44,20 @@ def parked_jobs(db: Connection, document: JobDocument) -> list[HubJob]:
     ]
 
 
-def with_target(document: JobDocument, parked: Sequence[HubJob]) -> JobDocument:
-    """Return the document of a decision with the one parked job that it is about, or with the reason why there is none."""
+def with_target(
+    document: JobDocument, parked: Sequence[HubJob], *, said_at: float = 0
+) -> JobDocument:
+    """Return the document of a decision with the one parked job that it is about, or with the reason why there is none.
+
+    Args:
+        document: The document.
+        parked: The jobs that are parked now.
+        said_at: The time at which its author wrote it (seconds since the epoch); 0 for now. A comment may come days
+            later, and is about no job that was parked meanwhile.
+    """
     resolution: dict[str, Json] = {**(document.resolution or {})}
+    since = [job for job in parked if 0 < said_at < job.parked_at - _CLOCKS_S]
+    parked = [job for job in parked if job not in since]
     if len(parked) == 1:
         [job] = parked
         # Whoever may start it may decide about it.
@@ -55,6 +69,9 @@ def with_target(document: JobDocument, parked: Sequence[HubJob]) -> JobDocument:
         }
         return document.without_empty().resolving({**resolution, **target})
     reason = "no job of it is parked"
+    if since:
+        names = ", ".join(job.id for job in since[:_NAMED])
+        reason = f"this was written before its job was parked ({names}); look at it, and write it again"
     if parked:
         names = ", ".join(job.id for job in parked[:_NAMED])
         reason = f"{len(parked)} jobs of it are parked ({names}); decide by the buttons on their checks, or at the hub"
