@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 from attrs import define, field
 
@@ -331,7 +332,8 @@ class Story:
         if mirrored is None or not may_beat(self.world, self.machine, mirrored):
             return
         self.draw(can_cancel=True)
-        await self.real.heartbeat._beat(job_id)  # noqa: SLF001
+        async with anyio.create_task_group() as tasks:
+            await self.real.heartbeat._beat(tasks, job_id)  # noqa: SLF001
         self.answer(Call(kind=Kind.BEAT, machine=0, record=mirrored), self.said)
 
     def draw(self, *, can_cancel: bool) -> None:

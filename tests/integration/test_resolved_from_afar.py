@@ -14,6 +14,7 @@ from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.hub import HubHere
 from support.hub import hub as running_hub
 from support.machine import row
+from support.obstacle import Obstacle
 from support.until import until
 
 ASKS = """
@@ -88,6 +89,25 @@ async def test_a_retry_passes_the_fence_again_and_runs_once(
 
     assert finished["result_status"] == "succeeded"
     assert [each.job_id for each in hub.calls("accept")] == ["j", "j"]
+    assert attempts(daemon) == 2
+
+
+async def test_a_retry_that_the_disk_does_not_take_yet_leaves_the_job_its_lease(
+    parts: tuple[Endpoint, DaemonHere],
+) -> None:
+    hub, daemon = parts
+    hub.hand_out(JOB)
+    await until_parked(daemon)
+    obstacle = Obstacle(daemon.state / "jobs" / "j.json")
+    obstacle.put_up()
+    hub.script = Deciding(hub, {"as": "retry"})
+    await daemon.until_logged("store_write_refused")
+
+    before = len(hub.calls("heartbeat", "j"))
+    await until(lambda: len(hub.calls("heartbeat", "j")) > before + 3)
+    obstacle.take_away()
+    await hub.until_finished("j")
+
     assert attempts(daemon) == 2
 
 

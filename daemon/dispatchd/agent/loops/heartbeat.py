@@ -83,12 +83,18 @@ class HeartbeatLoop:
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
     """Rhythms by job. A job whose claim is lost has none: its run continues, and another beat would change nothing."""
     _work: KeyedTasks[str] = field(init=False)
+    _decisions: KeyedTasks[str] = field(init=False)
+    """Decisions of the endpoint that are being carried out, by job."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     @_work.default
     def _new_work(self) -> KeyedTasks[str]:
+        return KeyedTasks(_LOOP, self.context.bugs)
+
+    @_decisions.default
+    def _new_decisions(self) -> KeyedTasks[str]:
         return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -130,7 +136,7 @@ class HeartbeatLoop:
                     self._work.start(
                         tasks,
                         job_id,
-                        partial(self._beat, job_id),
+                        partial(self._beat, tasks, job_id),
                         on_end=partial(self._after_beat, job_id),
                     )
 
@@ -150,7 +156,7 @@ class HeartbeatLoop:
             # The job has changed since this beat was sent, so the endpoint doesn't know its phase.
             self.tracker.changed.notify()
 
-    async def _beat(self, job_id: str) -> None:
+    async def _beat(self, tasks: TaskGroup, job_id: str) -> None:
         record = self.tracker.get(job_id)
         if record is None or record.phase not in _LEASED:
             # The job has changed since the beat was due; a job that is being handed back has none.
@@ -174,7 +180,10 @@ class HeartbeatLoop:
             if beat.cancel_requested and not decided:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
             elif beat.resolution is not None:
-                await self._resolve(record, beat.resolution)
+                # A disk that doesn't take the decision yet holds up no further beats.
+                act = partial(self._resolve, record, beat.resolution)
+                item = f"decision about {job_id}"
+                self._decisions.start(tasks, job_id, act, item=item)
 
     async def _resolve(self, record: TrackedJob, resolution: Resolution) -> None:
         """Carry out a person's decision at the endpoint, if the job is still parked as it was when they made it."""
