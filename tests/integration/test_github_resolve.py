@@ -91,6 +91,18 @@ async def test_who_may_not_decides_nothing_and_gets_no_words(tmp_path: Path) -> 
         assert here.repository.comments == []
 
 
+async def test_who_github_cannot_be_asked_about_decides_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        held = await parked(here)
+        refused = Fault(status=422)
+        here.github.trap("GET collaborators/octocat/permission", refused, times=9)
+
+        [job] = await here.decided(await here.say("/resolve succeed"))
+
+        assert job["state"] == "ignored"
+        assert await told(held) is None
+
+
 async def test_a_decision_needs_what_the_rule_of_the_job_needs(tmp_path: Path) -> None:
     rules = """
 [[github.rules]]

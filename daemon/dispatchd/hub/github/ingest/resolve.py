@@ -145,11 +145,12 @@ class Resolver:
             return _quiet("GitHub could not be asked about it for a day")
         rule = self.settings.rule(job.document.rule)
         is_decision = job.document.resolution is not None
-        if is_decision and (rule is not None or not job.document.rule):
-            return await self._of_resolution(job, rule)
-        if rule is None and not job.urgent:
+        is_decision = is_decision and (rule is not None or not job.document.rule)
+        if rule is None and not job.urgent and not is_decision:
             return _quiet("its rule is not configured any more")
         try:
+            if is_decision:
+                return await self._of_resolution(job, rule)
             if rule is None or job.document.event in COMMENT_EVENTS:
                 return await self._of_command(job, rule)
             return await self._of_ref(job)
