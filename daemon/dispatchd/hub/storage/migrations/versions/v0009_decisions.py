@@ -1,4 +1,4 @@
-"""Decisions of people about parked jobs, and what machines call the stays of these in `needs_attention`."""
+"""Decisions of people about parked jobs, what machines call the stays of these in `needs_attention`, and since when they are parked."""
 
 from typing import Final
 
@@ -16,3 +16,8 @@ def upgrade() -> None:
             name, sa.Text, nullable=False, server_default=""
         )
         op.add_column("jobs", column)
+    # Of a job that is parked already the time isn't known.
+    since: sa.Column[float] = sa.Column(
+        "parked_at", sa.Double, nullable=False, server_default="0"
+    )
+    op.add_column("jobs", since)
