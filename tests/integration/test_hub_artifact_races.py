@@ -75,6 +75,21 @@ def test_calls_at_once_leave_each_file_whole(
     assert not [*store.files.parts()]
 
 
+def test_what_a_call_began_anew_while_another_completed_it_is_removed(
+    tmp_path: Path, database: Database
+) -> None:
+    store, content, who = store_at(tmp_path, database), os.urandom(PART), sender("j")
+    put(store, content, who)
+    file = file_of(content)
+    store.files.part(who.job_id, who.machine, file.sha256).touch()
+
+    chunk = ArtifactChunk(file=file.sha256, offset=0, data=content)
+    answer = store.append(who, chunk, now=2.0)
+
+    assert answer.is_whole
+    assert not [*store.files.parts()]
+
+
 def test_files_that_come_and_go_at_once_are_never_named_and_gone(
     tmp_path: Path, database: Database
 ) -> None:

@@ -187,10 +187,12 @@ class ArtifactStore:
         row = self._row(*mine)
         if row is None or chunk.end > row.size:
             raise NoSuchArtifact
-        if row.stored_at:
-            return Standing(file=row.file, offset=row.size, is_whole=True)
         path = self.files.part(sender.job_id, sender.machine, row.sha256)
         with _full_is_said():
+            if row.stored_at:
+                # A call may have begun it anew while another one was completing it.
+                path.unlink(missing_ok=True)
+                return Standing(file=row.file, offset=row.size, is_whole=True)
             self._require_space(len(chunk.data))
             before, size = self.files.append(path, chunk)
             newest = row if before else self._row(*mine)
