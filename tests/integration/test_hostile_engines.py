@@ -52,9 +52,9 @@ class Evil:
     def __repr__(self) -> str:
         raise MemoryError
 
-    __str__ = __eq__ = __hash__ = __bool__ = __iter__ = __len__ = __repr__  # type: ignore[assignment]
+    __str__ = __eq__ = __hash__ = __bool__ = __iter__ = __len__ = __repr__  # type: ignore[assignment]  # as of an engine that nobody has checked
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # as of an engine that nobody has checked
     @override
     def __class__(self) -> Any:
         raise MemoryError
@@ -151,13 +151,13 @@ async def test_a_refusal_is_short_and_has_no_characters_that_act() -> None:
     [
         Evil,
         lambda: Found(state=Evil()),  # type: ignore[arg-type]  # nobody has checked it
-        lambda: Found(state=[]),  # type: ignore[arg-type]
+        lambda: Found(state=[]),  # type: ignore[arg-type]  # as of an engine that nobody has checked
         lambda: Found(state=State.ENDED, code=10**9),
         lambda: Found(state=State.ENDED, code=-1),
         lambda: Found(state=State.ENDED, code=True),
-        lambda: Found(state=State.ENDED, is_stopped=Evil()),  # type: ignore[arg-type]
-        lambda: Found(state=State.ENDED, is_given_up=1),  # type: ignore[arg-type]
-        lambda: Found(state=State.ENDED, words=Evil()),  # type: ignore[arg-type]
+        lambda: Found(state=State.ENDED, is_stopped=Evil()),  # type: ignore[arg-type]  # as of an engine that nobody has checked
+        lambda: Found(state=State.ENDED, is_given_up=1),  # type: ignore[arg-type]  # as of an engine that nobody has checked
+        lambda: Found(state=State.ENDED, words=Evil()),  # type: ignore[arg-type]  # as of an engine that nobody has checked
     ],
     ids=map(str, range(9)),
 )
@@ -170,7 +170,7 @@ async def test_an_answer_with_an_odd_part_is_silence(
 
 async def test_an_answer_is_copied_into_plain_values() -> None:
     text = EvilText("two\nlines \x1b[2J\udc80")
-    found = Found(state="ended", code=7, words=text, where=text, reason=text)  # type: ignore[arg-type]
+    found = Found(state="ended", code=7, words=text, where=text, reason=text)  # type: ignore[arg-type]  # as of an engine that nobody has checked
 
     answer = await guarded(lambda: found).find("x")
 

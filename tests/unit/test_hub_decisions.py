@@ -80,7 +80,7 @@ def test_no_other_heartbeat_gets_it_and_it_is_void_once_the_job_has_moved(
         # That one may have been overtaken by its accept, and tells nothing.
         assert waiting(job) is None
         assert Decision.of(job) is not None
-        assert Decision.of(job).stage(job) is Stage.OVERTAKEN  # type: ignore[union-attr]
+        assert Decision.of(job).stage(job) is Stage.OVERTAKEN  # type: ignore[union-attr]  # it has one
 
 
 def test_a_decision_that_was_sent_and_has_moved_the_job_is_not_overtaken() -> None:
