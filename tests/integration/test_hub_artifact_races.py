@@ -75,7 +75,7 @@ def test_calls_at_once_leave_each_file_whole(
     assert not [*store.files.parts()]
 
 
-def test_what_a_call_began_anew_while_another_completed_it_is_removed(
+def test_what_a_call_began_again_while_another_completed_it_is_removed(
     tmp_path: Path, database: Database
 ) -> None:
     store, content, who = store_at(tmp_path, database), os.urandom(PART), sender("j")

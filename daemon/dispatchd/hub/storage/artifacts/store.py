@@ -190,7 +190,7 @@ class ArtifactStore:
         path = self.files.part(sender.job_id, sender.machine, row.sha256)
         with _full_is_said():
             if row.stored_at:
-                # A call may have begun it anew while another one was completing it.
+                # A call may have begun it again while another one was completing it.
                 path.unlink(missing_ok=True)
                 return Standing(file=row.file, offset=row.size, is_whole=True)
             self._require_space(len(chunk.data))
