@@ -215,16 +215,18 @@ async def test_a_call_that_swallows_its_cancellation_is_left_behind() -> None:
 
     engine = guarded(deaf, within_s=0.001)
     reasons: list[str] = []
-    for _ in range(40):
-        with pytest.raises(EngineSilent) as caught:
-            await engine.find("x")
-        reasons.append(str(caught.value))
+    with anyio.fail_after(30):
+        # A call that has not begun in its time isn't left behind.
+        while not reasons or "took more than" in reasons[-1]:
+            with pytest.raises(EngineSilent) as caught:
+                await engine.find("x")
+            reasons.append(str(caught.value))
     with anyio.move_on_after(0.05) as limit:
         await guarded(deaf).find("x")
     may_go.set()
 
     assert limit.cancelled_caught
-    assert "took more than" in reasons[0]
+    assert len(reasons) > 32
     assert "earlier calls never ended" in reasons[-1]
 
 
