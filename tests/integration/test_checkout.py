@@ -231,9 +231,10 @@ async def test_a_clone_that_takes_too_long_is_ended_with_all_of_it(
         tasks.start_soon(too_long)
         await until_asked(server)
         assert gits_in(tmp_path / "run") != []
-        await advance(19)
+        # Time passes by itself, too, and much of it on a busy machine.
+        await advance(10)
         assert failures == []
-        await advance(2)
+        await advance(11)
 
     assert len(failures) == 1
     assert gits_in(tmp_path / "run") == []

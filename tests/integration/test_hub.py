@@ -201,10 +201,11 @@ async def test_a_poll_is_held_only_where_that_is_asked_for(
     with within(20):
         at_once = await machine.ask()
         async with held_poll(machine, wait="90") as held:
-            await advance(89)
+            # Time passes by itself, too, and much of it on a busy machine.
+            await advance(70)
             await server.http.get(JOBS)
             was_held = not held.has_ended
-            await advance(1)
+            await advance(20)
         await server.submit({"dag_name": "ci"})
         found = await machine.ask(wait="900")
 

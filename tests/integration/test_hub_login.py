@@ -97,9 +97,10 @@ async def test_what_github_answers_counts_for_two_minutes(here: Scene) -> None:
     async with here.person("dev") as browser:
         before = await browser.get("/jobs/seen")
         here.services.accounts["dev"].reads.clear()
-        await advance(119)
+        # Time passes by itself, too, and much of it on a busy machine.
+        await advance(90)
         meanwhile = await browser.get("/jobs/seen")
-        await advance(2)
+        await advance(31)
         after = await browser.get("/jobs/seen")
 
     assert [each.status_code for each in (before, meanwhile, after)] == [200, 200, 404]

@@ -1,5 +1,6 @@
 """A machine that holds hundreds of jobs: each costs its own heartbeat, and nothing costs all of them again."""
 
+from asyncio import get_running_loop
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,6 +69,7 @@ async def holding_many(tmp_path: Path) -> AsyncIterator[tuple[Endpoint, DaemonHe
 
 
 async def test_each_of_many_jobs_beats_once_in_its_pause(tmp_path: Path) -> None:
+    began = get_running_loop().time()
     async with holding_many(tmp_path) as (cloud, daemon):
         before = files(daemon)
 
@@ -77,7 +79,8 @@ async def test_each_of_many_jobs_beats_once_in_its_pause(tmp_path: Path) -> None
                 await until(lambda: min(beats(cloud).values()) >= count, 60)  # noqa: B023  # it is called at once
 
         # On a slow machine time has passed by itself, too.
-        assert max(beats(cloud).values()) <= min(beats(cloud).values()) + 1
+        most = 1 + (get_running_loop().time() - began) / PAUSE_S
+        assert max(beats(cloud).values()) <= most
         # None of them is written for it.
         assert files(daemon) == before
 

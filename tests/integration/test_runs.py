@@ -80,9 +80,10 @@ async def test_a_command_that_ignores_sigterm_is_killed_at_its_time_limit(
             await until(lambda: output.read_text() == "deaf\n")
             await advance(300)
             await daemon.until_logged("job_stop_ordered")
-            await advance(29)
+            # Time passes by itself, too, and much of it on a busy machine.
+            await advance(15)
             assert hub.finished == {}
-            await advance(1)
+            await advance(15)
             [finished] = await hub.until_finished("j")
             line = await daemon.until_logged("job_finish_acknowledged")
 

@@ -118,7 +118,7 @@ def test_an_address_has_so_many_silent_ones_and_any_number_that_are_answered() -
         (Stage.BODY, 16 * KIB * 60, 60),
         (Stage.READER, 16 * KIB, 30),
         (Stage.READER, 32 * KIB * KIB, 2048),
-        (Stage.DROPPING, KIB, 5),
+        (Stage.DROPPING, KIB, 30),
         (Stage.IDLE, 0, 80),
     ],
 )

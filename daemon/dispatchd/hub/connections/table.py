@@ -34,7 +34,7 @@ _LONGEST_S: Final = {
     Stage.BODY: 30.0,
     Stage.ANSWER: float("inf"),
     Stage.READER: 30.0,
-    Stage.DROPPING: 5.0,
+    Stage.DROPPING: 30.0,
     Stage.IDLE: 80.0,
 }
 """Time limits of the stages (seconds). An idle connection is closed earlier by the server's own timer, unless
