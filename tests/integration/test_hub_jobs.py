@@ -162,6 +162,41 @@ async def test_jobs_are_listed_by_state_newest_last(
     assert await listed(state="queued") == ["b", "c"]
     assert await listed(state="claimed") == ["a"]
     assert await listed(limit="2") == ["b", "c"]
+    assert await listed(limit="2", before="b") == ["a"]
+    assert await listed(limit="2", before="a") == []
+    assert await listed(before="c", state="queued") == ["b"]
+    assert await listed(before="no such job") == []
+
+
+async def test_a_watcher_is_answered_when_the_job_is_another_than_was_seen(
+    server: Hub, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    await held.accept()
+    await held.beat()
+
+    async def look(seen: str) -> tuple[str, str]:
+        query = {"wait": "60", "seen": seen}
+        reply = await server.http.get(f"{JOBS}/j", params=query)
+        return reply.json()["phase"], reply.headers["job-version"]
+
+    answers: list[tuple[str, str]] = []
+
+    async def watch(seen: str) -> None:
+        answers.append(await look(seen))
+
+    with within(50):
+        answers.append(await look("another"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch, answers[0][1])
+            await anyio.wait_all_tasks_blocked()
+            # The state stays the same.
+            steps = {"completed": 1, "in_progress": 1, "total": 3}
+            assert (await held.beat(progress=steps)).status_code == 200
+
+    assert [phase for phase, _ in answers] == ["running", "running"]
+    assert answers[0][1] != answers[1][1]
 
 
 @pytest.mark.parametrize("path", [JOBS, "/api/v1/deliveries"])

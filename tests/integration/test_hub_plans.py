@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from attrs import evolve
 from sqlalchemy import Connection, Engine, event
 
 from dispatchd.hub.config.load import Leases
@@ -133,11 +134,11 @@ def test_no_look_reads_all_rows_of_a_table(database: Database) -> None:
             for repository in ("", "o/r"):
                 for workflow in ("", "ci"):
                     if state or repository or workflow:
-                        reader.list(
-                            Filter(
-                                state=state, repository=repository, workflow=workflow
-                            )
+                        wanted = Filter(
+                            state=state, repository=repository, workflow=workflow
                         )
+                        reader.list(wanted)
+                        reader.list(evolve(wanted, before="a"))
         theirs = frozenset({"o/r", "o/s"})
         for state in ("", "queued"):
             for workflow in ("", "ci"):
@@ -168,7 +169,8 @@ def test_no_look_reads_all_rows_of_a_table(database: Database) -> None:
 def test_the_newest_jobs_are_read_from_the_end(database: Database) -> None:
     with scans() as (seen, _):
         JobReader(database).list(Filter())
+        JobReader(database).list(Filter(before="a"))
         DeliveryStore(database).list(100)
 
     assert all("LIMIT" in statement for statement in seen)
-    assert json.dumps(seen).count("ORDER BY") == 2
+    assert json.dumps(seen).count("ORDER BY") == 3

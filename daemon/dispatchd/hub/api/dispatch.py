@@ -173,6 +173,7 @@ class Dispatch:
         if after.state is not before.state:
             self.context.waiting.notify(after)
         elif _reported(after) != _reported(before):
+            self.context.waiting.watchers.notify(after.id)
             self.context.waiting.changed.notify()
         return after
 

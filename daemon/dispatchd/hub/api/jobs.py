@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -41,6 +42,9 @@ _LONGEST_LIST: Final = 1000
 
 _LONGEST_ID: Final = 512
 """Longest id of a job (characters), as in submit-request.schema.json."""
+
+_VERSION: Final = "Job-Version"
+"""Header of an answer with a job: another one whenever the answer is another one."""
 
 _FINISHED: Final = "finished"
 """Name that a watcher may wait for beside a state: any state in which a job has ended."""
@@ -120,10 +124,14 @@ class Jobs:
         return JSONResponse({"jobs": [self._document(job, names) for job in jobs]})
 
     async def show(self, request: Request) -> Response:
-        """Return one job; with `wait` (seconds), as soon as it has reached the state `until` or the time is over."""
+        """Return one job; with `wait` (seconds), as soon as it has reached the state `until` or the time is over.
+
+        With `seen`, the version of an answer, also as soon as the answer is another one.
+        """
         await self.context.require(request, READ)
         job_id = request.path_params["job_id"]
         until = request.query_params.get("until", _FINISHED)
+        seen = request.query_params.get("seen", "")
         deadline = anyio.current_time() + seconds(
             request.query_params.get("wait"), _LONGEST_WATCH_S
         )
@@ -133,21 +141,17 @@ class Jobs:
                 rings = watched.changed.next
                 job, attempts, names = await watched.look()
                 left_s = deadline - anyio.current_time()
-                if (
+                is_over = (
                     has_reached(job, until)
                     or left_s <= 0
                     or self.context.waiting.stopping
-                ):
-                    break
+                )
+                if is_over or seen:
+                    answer = self._answer(job, attempts, names)
+                    if is_over or answer.headers[_VERSION] != seen:
+                        return answer
                 with anyio.move_on_after(left_s):
                     await rings.wait()
-        return JSONResponse(
-            {
-                **self._document(job, names),
-                **texts_document(job),
-                "attempts": [attempt_document(attempt, names) for attempt in attempts],
-            }
-        )
 
     async def cancel(self, request: Request) -> Response:
         """End a job: at once where no machine has it, else through its machine."""
@@ -188,6 +192,20 @@ class Jobs:
         if any(name == schedule.name for schedule in self.context.settings.schedules):
             message = f"the id {job_id} is for the schedule {name}; choose another one"
             raise Refused(HTTPStatus.CONFLICT, message)
+
+    def _answer(
+        self, job: HubJob, attempts: Sequence[Attempt], names: Mapping[str, str]
+    ) -> Response:
+        """Return the answer with all of a job, and its version."""
+        answer = JSONResponse(
+            {
+                **self._document(job, names),
+                **texts_document(job),
+                "attempts": [attempt_document(attempt, names) for attempt in attempts],
+            }
+        )
+        answer.headers[_VERSION] = sha256(answer.body).hexdigest()
+        return answer
 
     def _document(self, job: HubJob, names: Mapping[str, str]) -> dict[str, Json]:
         link = self.extension.link_of(job)
@@ -327,6 +345,7 @@ def filter_of(request: Request, limit: str) -> Filter:
         repository=query.get("repository", ""),
         workflow=query.get("workflow", ""),
         like=query.get("like", ""),
+        before=query.get("before", ""),
         limit=int(seconds(query.get("limit", limit), _LONGEST_LIST)),
     )
 

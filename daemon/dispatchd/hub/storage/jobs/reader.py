@@ -25,6 +25,8 @@ class Filter:
     workflow: str = ""
     like: str = ""
     """Beginning of the id."""
+    before: str = ""
+    """Id of a job; only those that were submitted before it."""
     limit: int = 100
     repositories: frozenset[str] | None = None
     """Repositories whose jobs may be shown; None for all jobs."""
@@ -153,3 +155,6 @@ def _conditions(job_filter: Filter) -> Iterator[ColumnElement[bool]]:
     if state:
         is_alone = repository or not workflow
         yield (_JOB.state if is_alone else queries.beside(_JOB.state)) == state
+    if job_filter.before:
+        place = select(_JOB.position).where(_JOB.id == job_filter.before)
+        yield _JOB.position < place.scalar_subquery().correlate(None)
