@@ -19,6 +19,7 @@ DispatchdError
 │                       FolderDamaged
 ├─ HubError             the hub can't carry out a request (`hub/domain/errors.py`); becomes a status
 ├─ LicenseInvalid       a token isn't a license; the daemon waits for another one
+├─ ClientError          a call of the client for programs has failed (`client/errors.py`); a command tells it in one line
 ├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is reverted
 ├─ NotPossible          a person requested something that a job's phase doesn't allow; reported to that person
 ├─ Refused              a call of the control socket isn't carried out (`agent/control/calls.py`)

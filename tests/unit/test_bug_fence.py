@@ -142,6 +142,15 @@ BOUNDED = {
     *("agent/engine_check/bench.py:until", "agent/engine_check/bench.py:end"),
     "agent/engine_check/bench.py:_observe",
     *("agent/engine_check/killed.py:until", "agent/engine_check/run.py:end_at_signals"),
+    # The client of a hub: a program's own calls, with steps up to an end, tries up to a number, and bodies up to a limit.
+    *(
+        f"client/{module}.py:{name}"
+        for module in ("hub", "async_hub")
+        for name in ("_run", "_iterate", "_send", "download")
+    ),
+    *(f"client/jobs.py:{name}" for name in ("submit", "listed", "wait", "watch")),
+    *("client/jobs.py:cancel", "client/logs.py:pieces", "client/retries.py:asked"),
+    *("client/artifacts.py:pieces", "client/folder.py:has"),
     # Threads: what they call raises where it is waited for.
     *(
         "concurrency/own_threads.py:run",

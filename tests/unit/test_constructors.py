@@ -9,13 +9,16 @@ PACKAGE: Final = Path(__file__).parents[2] / "daemon" / "dispatchd"
 
 FOLDERS: Final = (
     *("agent", "protocol", "network", "process"),
-    *("concurrency", "redaction", "cli"),
+    *("concurrency", "redaction", "cli", "client"),
 )
 
 MOST: Final = 7
 """Most arguments of a constructor (count)."""
 
-RECORDS: Final = ("agent/domain/", "agent/config/", "protocol/")
+RECORDS: Final = (
+    *("agent/domain/", "agent/config/", "protocol/"),
+    *("client/records.py", "client/steps.py"),
+)
 """Folders of records: what a job, a file or a message consists of has as many parts as there are."""
 
 SETTINGS: Final = {"GitWay", "TransportSettings"}

@@ -1,7 +1,8 @@
-"""Request targets in absolute form, which a server has to take as well (RFC 9112, 3.2.2)."""
+"""Request targets: the absolute form, which a server has to take as well (RFC 9112, 3.2.2), and names in a path."""
 
 import re
 from typing import Final
+from urllib.parse import quote
 
 from attrs import frozen
 
@@ -24,3 +25,8 @@ def absolute_target(target: str) -> AbsoluteTarget | None:
     authority, rest = match.groups()
     host = authority.rpartition("@")[2]
     return AbsoluteTarget(host, rest if rest.startswith("/") else f"/{rest}")
+
+
+def in_path(name: str) -> str:
+    """Return a name as one segment of a path. Dots are encoded too: clients take them for folders."""
+    return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")

@@ -6,12 +6,13 @@ from typing import Any, Final
 import click
 
 from dispatchd.cli.agent.views import age_s
-from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, print_rows, say, when
+from dispatchd.cli.hub.client import HubClient, asks_hub, print_rows, say, when
 from dispatchd.cli.options import not_blank, print_json
 from dispatchd.cli.screen.hints import confirm, next_step, yes_option
 from dispatchd.cli.screen.table import Column, Kind, print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
+from dispatchd.network.request_target import in_path
 from dispatchd.protocol.times import ago
 
 _MACHINE_COLUMNS: Final = (

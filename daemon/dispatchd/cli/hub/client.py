@@ -1,33 +1,33 @@
 """Client for commands that call a running hub: its address, a token, its answers."""
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
-from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dispatchd.cli.options import json_option, print_json, read_text
 from dispatchd.cli.screen.table import Column, print_table
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import ContractViolation, NotReachable, UsageError
-from dispatchd.network.content_coding import ACCEPT_IDENTITY, coding_problem
+from dispatchd.errors import (
+    ConfigError,
+    ContractViolation,
+    NotReachable,
+    UsageError,
+    UserError,
+)
+from dispatchd.network.request_target import in_path
+from dispatchd.protocol.contracts import check
 from dispatchd.protocol.times import utc
 
 if TYPE_CHECKING:
-    import ssl
+    from dispatchd.client import ClientError, Hub
 
-    import httpx
-
-_TIMEOUT_S: Final = 30.0
-"""Longest wait for an answer of the hub (seconds)."""
-
-_DIGITS: Final = 15
-"""Most digits of a number in a header (count)."""
+_CLIENT_ERRORS: Final = range(400, 500)
+"""Statuses that blame the client (RFC 9110, 15.5)."""
 
 _SERVICE: Final = Path("/var/lib/dispatchd-hub/hub.toml")
 """Configuration file of the hub, as the unit in `systemd/` has it."""
@@ -72,16 +72,8 @@ def asks_hub(act: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-class Unanswered(NotReachable):
-    """A call may have been carried out, and nobody knows: its answer was lost, or is an error of the hub."""
-
-
-class IsThere(UsageError):
-    """The hub refuses to make what exists already."""
-
-
 class HubClient:
-    """Client of a hub's API."""
+    """Client of a hub for a command: the address and the token come from its options, and errors are told in one line."""
 
     def __init__(
         self, config_file: Path, url: str | None, token_file: Path | None
@@ -103,10 +95,29 @@ class HubClient:
             where = file or "DISPATCHD_HUB_TOKEN"
             raise UsageError(cannot="use the token", reason=f"{where} has none")
         if not (self._token.isascii() and self._token.isprintable()):
-            # Checked here, because the HTTP client would show the token.
             raise UsageError(
                 cannot="use the token", reason="it is not one line of ASCII"
             )
+
+    @contextmanager
+    def calls(self, cannot: str) -> Iterator["Hub"]:
+        """Yield the client for programs, whose errors are told in the words of the command.
+
+        Args:
+            cannot: What the command can't do if a call fails, as words after "cannot".
+
+        Raises:
+            NotReachable: The hub doesn't answer.
+            UsageError: The hub refuses, or its certificate can't be read.
+            ConfigError: The environment names a proxy that can't be used.
+        """
+        from dispatchd.client import ClientError
+
+        try:
+            with self._opened(cannot) as hub:
+                yield hub
+        except ClientError as error:
+            raise _told(error, cannot) from error
 
     def ask(
         self,
@@ -134,32 +145,8 @@ class HubClient:
             UsageError: The hub refuses.
             ConfigError: The environment names a proxy that can't be used.
         """
-        answer = self._answer(method, path, body, cannot)
-        problem = _problem(answer, contract, has)
-        if problem:
-            raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
-        return answer or {}
-
-    def text(
-        self, path: str, counts: Sequence[str], *, cannot: str
-    ) -> "tuple[bytes, httpx.Headers]":
-        """Return the text and the headers of an answer that is no JSON.
-
-        Args:
-            path: The path, encoded.
-            counts: Headers of every such answer of the hub, each a whole number.
-            cannot: What the command can't do if this fails, as words after "cannot".
-
-        Raises:
-            NotReachable: The hub doesn't answer.
-            UsageError: The hub refuses.
-        """
-        reply = self._reply("GET", path, None, cannot)
-        if not reply.is_success:
-            self._refused(reply, cannot)
-        if not all(_is_count(reply.headers.get(name, "")) for name in counts):
-            raise NotReachable(cannot=cannot, reason=self._page(reply))
-        return reply.content, reply.headers
+        with self.calls(cannot) as hub:
+            return hub.request(method, path, body, contract=contract, has=has)
 
     def rows(
         self, path: str, name: str, contract: str, *, cannot: str
@@ -177,14 +164,26 @@ class HubClient:
             UsageError: The hub refuses.
             ConfigError: The environment names a proxy that can't be used.
         """
-        listed = self.ask("GET", path, cannot=cannot, has=name)[name]
-        items: list[dict[str, Any]] = []
-        for item in listed if isinstance(listed, list) else [listed]:
-            problem = _problem(item, contract, "")
-            if problem:
-                raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
-            items.append(item)
+        with self.calls(cannot) as hub:
+            listed = hub.request("GET", path, has=name)[name]
+        items: list[dict[str, Any]] = listed if isinstance(listed, list) else [listed]
+        for item in items:
+            try:
+                check(contract, item)
+            except ContractViolation as violation:
+                reason = f"{self.url} answers, but not as a hub does: {violation.path} {violation.rule}"
+                raise NotReachable(cannot=cannot, reason=reason) from violation
         return items
+
+    def submit(self, job: Mapping[str, Any], *, cannot: str) -> dict[str, Any]:
+        """Queue a job once, also where the hub's answer is lost, and return the document with its id.
+
+        Raises:
+            NotReachable: The hub doesn't answer; if it may have queued the job, the reason names its id.
+            UsageError: The hub refuses.
+        """
+        with self.calls(cannot) as hub:
+            return {"id": hub.submit_document(job)}
 
     def job(
         self, job_id: str, *, wait_s: float = 0, until: str = "finished"
@@ -213,147 +212,50 @@ class HubClient:
             "/api/v1/machines", "machines", "hub-machine", cannot="list machines"
         )
 
-    def _answer(
-        self, method: str, path: str, body: object, cannot: str
-    ) -> dict[str, Any] | None:
-        """Return the JSON object in a successful answer; None for one with status 204.
+    def _opened(self, cannot: str) -> "Hub":
+        """Return the client for programs. It repeats nothing by itself: a person waits.
 
         Raises:
-            NotReachable: The hub doesn't answer.
-            UsageError: The hub refuses.
+            NotReachable: The address is none.
+            UsageError: The certificate can't be read.
+            ConfigError: The environment names a proxy that can't be used.
         """
-        reply = self._reply(method, path, body, cannot)
-        document = _object(reply.content)
-        if reply.status_code == HTTPStatus.NO_CONTENT:
-            return None
-        if not reply.is_success:
-            self._refused(reply, cannot)
-        if document is None:
-            raise NotReachable(cannot=cannot, reason=self._page(reply))
-        return document
+        from dispatchd.client import Hub, InvalidSetup
+        from dispatchd.client.connection import address_problem
 
-    def _reply(
-        self, method: str, path: str, body: object, cannot: str
-    ) -> "httpx.Response":
-        """Return an answer, whatever its status.
-
-        Raises:
-            NotReachable: The hub doesn't answer.
-        """
-        import httpx
-
+        if problem := address_problem(self.url):
+            reason = f"no hub answers at {self.url} ({problem})"
+            raise NotReachable(cannot=cannot, reason=reason)
         try:
-            with httpx.stream(
-                method,
-                self.url.rstrip("/") + path,
-                # ASCII with escapes can carry all that JSON can.
-                content=None if body is None else json.dumps(body).encode(),
-                headers={
-                    "Authorization": f"Bearer {self._token}",
-                    "Content-Type": "application/json",
-                    **ACCEPT_IDENTITY,
-                },
-                timeout=_TIMEOUT_S,
-                proxy=self._proxy(),
-                verify=self._context(),
-                trust_env=False,
-            ) as reply:
-                coding = reply.headers.get("content-encoding", "")
-                if problem := coding_problem(coding):
-                    raise NotReachable(cannot=cannot, reason=f"{self.url}: {problem}")
-                reply.read()
-                return reply
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            reason = f"no hub answers at {self.url} ({error})"
-            lost = (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError)
-            kind = Unanswered if isinstance(error, lost) else NotReachable
-            raise kind(cannot=cannot, reason=reason) from error
-
-    def _refused(self, reply: "httpx.Response", cannot: str) -> NoReturn:
-        """Report a refusal.
-
-        Raises:
-            NotReachable: It is an error of the hub, or of something on the way.
-            UsageError: The hub refuses.
-        """
-        said = (_object(reply.content) or {}).get("message")
-        reason = said if isinstance(said, str) else self._page(reply)
-        if reply.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise Unanswered(cannot=cannot, reason=reason)
-        kind = IsThere if reply.status_code == HTTPStatus.CONFLICT else UsageError
-        raise kind(cannot=cannot, reason=reason)
-
-    def _page(self, reply: "httpx.Response") -> str:
-        """Return the description of an answer that isn't the hub's JSON."""
-        kind = reply.headers.get("content-type", "no content type").partition(";")[0]
-        page = f" with {kind:.60} (a proxy's or a login page?)"
-        is_json = _object(reply.content) is not None
-        return f"{self.url} answers {reply.status_code}{'' if is_json else page}"
-
-    def _context(self) -> "ssl.SSLContext":
-        """Return the context that checks the hub's certificate.
-
-        A local copy of it is the only certificate trusted, and its name isn't checked.
-
-        Raises:
-            UsageError: The certificate's file can't be read.
-        """
-        import ssl
-
-        from dispatchd.network.trust import client_context, context_without_tls
-
-        if not self._cert_file:
-            is_plain = self.url.startswith("http:")
-            return context_without_tls() if is_plain else client_context(None)
-        try:
-            context = ssl.create_default_context(cafile=self._cert_file)
-        except OSError as error:
-            raise UsageError(
-                cannot=f"read {self._cert_file}",
-                reason=f"{error}; use --url and a token",
-            ) from error
-        context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        return context
-
-    def _proxy(self) -> "httpx.Proxy | None":
-        from dispatchd.network.proxies import environment_proxy, httpx_proxy, parsed
-
-        url = parsed(self.url)
-        if url.scheme != "https" or self._cert_file:
-            # Requests without encryption, and the token in them, are for the hub alone.
-            return None
-        environment = os.environ  # noqa: TID251  # as above
-        proxy = environment_proxy(url, environment)
-        return None if proxy is None else httpx_proxy(proxy)
+            return Hub(
+                self.url,
+                self._token,
+                certificate_file=self._cert_file or None,
+                retries=0,
+            )
+        except InvalidSetup as error:
+            if isinstance(error.__cause__, ConfigError):
+                raise error.__cause__ from None
+            reason = f"{error.reason}; use --url and a token"
+            raise UsageError(cannot=error.call, reason=reason) from error
 
 
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+def _told(error: "ClientError", cannot: str) -> UserError:
+    """Return an error of the client in the words of a command."""
+    from dispatchd.client import (
+        NotAHub,
+        NotStored,
+        PathTaken,
+        Refused,
+        Unavailable,
+    )
 
-
-def _object(content: bytes) -> dict[str, Any] | None:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _problem(document: object, contract: str, has: str) -> str:
-    """Return why an answer isn't a hub's, as words after its address; empty if it may be one."""
-    from dispatchd.protocol.contracts import check
-
-    try:
-        if contract:
-            check(contract, document)
-    except ContractViolation as violation:
-        return f"answers, but not as a hub does: {violation.path} {violation.rule}"
-    if has and not (isinstance(document, dict) and has in document):
-        return f"answers, but not as a hub does: $.{has} is missing"
-    if not (contract or has or document is None):
-        return "answers, but not as a hub does: it says more than that it is done"
-    return ""
+    status = error.status or 0
+    is_page = isinstance(error, NotAHub) and status in _CLIENT_ERRORS
+    is_refusal = isinstance(error, Refused) and not isinstance(error, Unavailable)
+    if is_page or is_refusal or isinstance(error, PathTaken | NotStored):
+        return UsageError(cannot=cannot, reason=error.reason)
+    return NotReachable(cannot=cannot, reason=error.reason)
 
 
 limit_option = click.option(
@@ -388,11 +290,6 @@ def say(answer: object, message: str, *, as_json: bool) -> None:
         print_json(answer)
     else:
         echo(message)
-
-
-def in_path(name: str) -> str:
-    """Return a name as one segment of a path. Dots are encoded too: clients take them for folders."""
-    return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
 
 
 def when(at: float) -> str:

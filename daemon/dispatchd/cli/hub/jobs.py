@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import click
@@ -12,21 +12,23 @@ from dispatchd.cli.hub.artifacts import artifacts_of
 from dispatchd.cli.hub.client import (
     HubClient,
     asks_hub,
-    in_path,
     limit_option,
     print_rows,
     say,
 )
 from dispatchd.cli.hub.job import decided, print_job, took
 from dispatchd.cli.hub.lookup import delivery_id_of, job_id_of, workflows_of
-from dispatchd.cli.hub.submission import submitted
 from dispatchd.cli.options import finite, not_blank, print_json, read_text
 from dispatchd.cli.screen.hints import confirm, next_step, working, yes_option
 from dispatchd.cli.screen.names import hint
 from dispatchd.cli.screen.table import Column, Kind
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
+from dispatchd.network.request_target import in_path
 from dispatchd.protocol.times import rough
+
+if TYPE_CHECKING:
+    from dispatchd.client.jobs import Decision
 
 
 @click.command()
@@ -91,7 +93,7 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
         ) from error
     if not isinstance(document, dict):
         raise UsageError(cannot=f"submit {file}", reason="it is no JSON object")
-    answer = submitted(hub, document, cannot=f"submit {file}")
+    answer = hub.submit(document, cannot=f"submit {file}")
     say(answer, answer["id"], as_json=as_json)
 
 
@@ -101,12 +103,8 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
 def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
     """End JOB: at once where no machine has it, else through its machine."""
     job_id = job_id_of(hub, job)
-    document = hub.ask(
-        "POST",
-        f"/api/v1/jobs/{in_path(job_id)}/cancel",
-        cannot=f"cancel job {job}",
-        contract="hub-job",
-    )
+    with hub.calls(f"cancel job {job}") as calls:
+        document = calls.cancel(job_id).document
     doing = (
         f"cancel requested; {document['machine_name'] or 'its machine'} ends the run"
         if document["cancel_requested"] and not document["ended"]
@@ -123,7 +121,7 @@ def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
 @click.option("--note", default="", help="Why; part of the job's summary.")
 @click.argument("job", callback=not_blank)
 def resolve(
-    hub: HubClient, *, as_json: bool, job: str, decision: str | None, note: str
+    hub: HubClient, *, as_json: bool, job: str, decision: "Decision | None", note: str
 ) -> None:
     """Decide about JOB, which is parked: --retry, --fail or --succeed.
 
@@ -134,14 +132,8 @@ def resolve(
         reason = "one of --retry, --fail, --succeed is needed"
         raise UsageError(cannot=f"resolve {job}", reason=reason)
     job_id = job_id_of(hub, job)
-    cannot = f"resolve job {job}"
-    document = hub.ask(
-        "POST",
-        f"/api/v1/jobs/{in_path(job_id)}/resolve",
-        {"as": decision, "note": note},
-        cannot=cannot,
-        contract="hub-job",
-    )
+    with hub.calls(f"resolve job {job}") as calls:
+        document = calls.resolve(job_id, decision, note).document
     say(document, f"{job_id}  {decided(document)}", as_json=as_json)
 
 
@@ -150,12 +142,9 @@ def resolve(
 @click.argument("job", callback=not_blank)
 def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Run JOB again after its end, as a job with another id."""
-    requeued = hub.ask(
-        "POST",
-        f"/api/v1/jobs/{in_path(job_id_of(hub, job))}/requeue",
-        cannot=f"requeue job {job}",
-        has="id",
-    )
+    job_id = job_id_of(hub, job)
+    with hub.calls(f"requeue job {job}") as calls:
+        requeued = {"id": calls.requeue(job_id)}
     say(requeued, requeued["id"], as_json=as_json)
 
 

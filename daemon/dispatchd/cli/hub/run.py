@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import click
 
-from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, limit_option
+from dispatchd.cli.hub.client import HubClient, asks_hub, limit_option
 from dispatchd.cli.hub.job import took
 from dispatchd.cli.hub.jobs import JOB_COLUMNS, job_row
 from dispatchd.cli.hub.lookup import job_id_of
 from dispatchd.cli.hub.patience import patiently
-from dispatchd.cli.hub.submission import submitted
 from dispatchd.cli.options import not_blank, print_json
 from dispatchd.cli.screen.colour import is_terminal, painted, show
 from dispatchd.cli.screen.hints import next_step
@@ -24,6 +23,7 @@ from dispatchd.cli.screen.names import hint, short_ids
 from dispatchd.cli.screen.table import cells_of, print_table, terminal_width, wrapped
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
+from dispatchd.network.request_target import in_path
 from dispatchd.redaction.escapes import written_out
 
 _EXIT_CODES: Final[Mapping[str, int]] = MappingProxyType(
@@ -83,7 +83,7 @@ def run(
         "sha": sha,
         "payload": {"inputs": _inputs(fields)},
     }
-    answer = submitted(hub, document, cannot=f"run {workflow}")
+    answer = hub.submit(document, cannot=f"run {workflow}")
     if watches:
         sys.exit(_watch(hub, answer["id"], as_json=as_json))
     if as_json:
