@@ -38,6 +38,7 @@ UNTIL_A_SIGNAL: Final = {"run", "demo", "quickstart", "hub serve", "hub watch"}
 ARGUMENTS: Final = {
     "job": [HALF],
     "file": ["job.json"],
+    "files": [],
     "folder": ["new-hub"],
     "name": ["some"],
     "delivery": ["some"],

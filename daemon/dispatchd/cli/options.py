@@ -85,8 +85,12 @@ raw_option = click.option(
 )
 
 
-def load_config(config_file: Path | None) -> Config:
+def load_config(config_file: Path | None, *, elsewhere: bool = False) -> Config:
     """Return the configuration for a command.
+
+    Args:
+        config_file: The file; None for the usual one.
+        elsewhere: True if it is for another machine.
 
     Raises:
         ConfigError: It can't be used.
@@ -98,6 +102,7 @@ def load_config(config_file: Path | None) -> Config:
         defaults=_places(file),
         search_path=environment.get("PATH") or _SEARCH_PATH,
         credentials_folder=environment.get("CREDENTIALS_DIRECTORY", ""),
+        elsewhere=elsewhere,
     )
 
 

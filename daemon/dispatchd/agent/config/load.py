@@ -172,6 +172,7 @@ def load(
     defaults: Places,
     search_path: str,
     credentials_folder: str = "",
+    elsewhere: bool = False,
 ) -> Config:
     """Read and check a configuration file and its drop-ins.
 
@@ -181,6 +182,7 @@ def load(
         search_path: Folders in which programs without a slash are searched, in the form of PATH.
         credentials_folder: Folder in which systemd has put this service's credentials; empty for other processes,
             which can't read them.
+        elsewhere: True if the configuration is for another machine: no file that it names, and no program, is looked for.
 
     Raises:
         ConfigError: The file can't be used; carries every problem that could be found in one go.
@@ -215,7 +217,10 @@ def load(
     )
     problems = [
         Problem(file=sources.file_of(key), key=key, expected=expected)
-        for key, expected in _unusable(config, credentials_folder)
+        for key, expected in (
+            *_incomplete(config),
+            *(() if elsewhere else _unusable(config, credentials_folder)),
+        )
     ]
     if problems:
         raise ConfigError(problems)
@@ -312,15 +317,12 @@ def _structured(sources: Sources, document: dict[str, Json]) -> File:
     return content
 
 
-def _unusable(config: Config, credentials_folder: str) -> Iterator[tuple[str, str]]:
-    """Yield key and expected value for mistakes that a schema can't express."""
+def _incomplete(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield key and expected value for credentials of the endpoint that are missing, or there twice."""
     cloud = config.cloud
     if config.secret_file is not None:
         if cloud.secret_file and cloud.secret_credential:
             yield "cloud.secret_credential", "must not stand beside secret_file"
-        key = "secret_credential" if cloud.secret_credential else "secret_file"
-        if credentials_folder or not cloud.secret_credential:
-            yield from _unusable_secret(f"cloud.{key}", config.secret_file)
     elif cloud.license_id:
         yield (
             "cloud.secret_file",
@@ -331,6 +333,15 @@ def _unusable(config: Config, credentials_folder: str) -> Iterator[tuple[str, st
             "license.public_keys",
             "must name the keys that licenses are signed with; or set cloud.license_id, server_id and secret_file",
         )
+
+
+def _unusable(config: Config, credentials_folder: str) -> Iterator[tuple[str, str]]:
+    """Yield key and expected value for what this machine lacks."""
+    cloud = config.cloud
+    if config.secret_file is not None:
+        key = "secret_credential" if cloud.secret_credential else "secret_file"
+        if credentials_folder or not cloud.secret_credential:
+            yield from _unusable_secret(f"cloud.{key}", config.secret_file)
     for name, workflow in config.workflows.items():
         expectation = _unusable_program(workflow, config.file.parent)
         if expectation:

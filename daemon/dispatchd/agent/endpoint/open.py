@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from dispatchd.agent.endpoint.transport import (
     ReloadingTransport,
     TransportSettings,
     check,
+    check_url,
 )
 from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
@@ -80,15 +81,43 @@ def check_outward(config: Config, environment: Mapping[str, str]) -> None:
     Raises:
         ConfigError: They can't be used; carries every problem.
     """
-    problems = [
-        Problem(file=config.file_of(key), key=key, expected=expected)
-        for key, expected in (
+    _require(
+        config,
+        (
             *check(transport_settings(config, environment)),
             *dict.fromkeys(_unusable_checkouts(config, environment)),
             *_unusable_reports(config),
             *_unusable_engines(config),
             *_unusable_keys(config),
-        )
+        ),
+    )
+
+
+def check_addresses(config: Config) -> None:
+    """Check the addresses in a configuration, without a look at any file or variable of this machine.
+
+    Raises:
+        ConfigError: One can't be used; carries every problem.
+    """
+    _require(
+        config,
+        (
+            *check_url(transport_settings(config, {})),
+            *_unusable_reports(config),
+            *_unusable_engines(config),
+        ),
+    )
+
+
+def _require(config: Config, unusable: Sequence[tuple[str, str]]) -> None:
+    """Raise if there is anything that can't be used.
+
+    Raises:
+        ConfigError: There is; carries every problem.
+    """
+    problems = [
+        Problem(file=config.file_of(key), key=key, expected=expected)
+        for key, expected in unusable
     ]
     if problems:
         raise ConfigError(problems)

@@ -87,7 +87,7 @@ class TransportSettings:
 
 def check(settings: TransportSettings) -> Iterator[tuple[str, str]]:
     """Yield (configuration key, expected value) for each setting that can't be used now."""
-    yield from _check_url(settings)
+    yield from check_url(settings)
     yield from check_files(
         settings.ca_file, settings.client_cert_file, settings.client_key_file
     )
@@ -101,7 +101,8 @@ def check(settings: TransportSettings) -> Iterator[tuple[str, str]]:
             yield "cloud.proxy_credentials_file", str(error)
 
 
-def _check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
+def check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
+    """Yield key and expected value for an address of the endpoint, or of its proxy, that can't be used."""
     try:
         url = parsed(settings.url)
     except httpx.InvalidURL as error:

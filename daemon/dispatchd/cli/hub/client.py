@@ -20,7 +20,6 @@ from dispatchd.errors import (
     UserError,
 )
 from dispatchd.network.request_target import in_path
-from dispatchd.protocol.contracts import check
 from dispatchd.protocol.times import utc
 
 if TYPE_CHECKING:
@@ -164,6 +163,8 @@ class HubClient:
             UsageError: The hub refuses.
             ConfigError: The environment names a proxy that can't be used.
         """
+        from dispatchd.protocol.contracts import check
+
         with self.calls(cannot) as hub:
             listed = hub.request("GET", path, has=name)[name]
         items: list[dict[str, Any]] = listed if isinstance(listed, list) else [listed]
