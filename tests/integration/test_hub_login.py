@@ -46,11 +46,20 @@ async def test_a_developer_sees_the_jobs_of_what_they_may_read_and_no_others(
         ]
         first = await browser.get("/", params={"limit": "1"})
         filtered = await browser.get("/", params={"repository": SECRET})
+        after, searched, after_none = [
+            re.findall(
+                'href="/jobs/([^"]+)"', (await browser.get("/", params=query)).text
+            )
+            for query in ({"before": "hidden"}, {"q": "deploy"}, {"before": "none"})
+        ]
         api = [
             (await browser.get(f"/api/v1/{path}")).status_code
             for path in ("jobs", "jobs/seen", "jobs/hidden", "machines", "deliveries")
         ]
-        audit = await browser.get("/audit")
+        closed = [
+            (await browser.get(path)).status_code
+            for path in ("/audit", "/queue", "/machines", "/deliveries")
+        ]
 
     assert "Log in with GitHub" in login.text
     assert "Log in with Keycloak" in login.text
@@ -76,7 +85,9 @@ async def test_a_developer_sees_the_jobs_of_what_they_may_read_and_no_others(
         assert of_hidden.text.replace("hidden", "none") == of_none.text
         assert set(of_hidden.headers) == set(of_none.headers)
     assert api == [401] * 5
-    assert audit.status_code == 404
+    assert closed == [404] * 4
+    assert after == after_none == ["seen"]
+    assert searched == []
 
 
 async def test_as_many_questions_are_asked_for_a_hidden_job_as_for_none(
@@ -202,12 +213,15 @@ async def test_each_role_may_do_what_it_says(here: Scene) -> None:
         refused = [await posted(each, "/jobs/seen/cancel") for each in (viewer, reader)]
         ended = await posted(operator, "/jobs/hidden/cancel")
         again = await posted(admin, "/jobs/hidden/requeue")
+        changed = await posted(operator, "/jobs/hidden/change")
         pages = [(await each.get("/audit")) for each in (viewer, operator, admin)]
         roles = [(await each.get("/")).text for each in (viewer, operator, admin)]
         machines = [(await each.get("/api/v1/machines")) for each in (viewer, admin)]
 
     assert [each.status_code for each in refused] == [403, 403]
     assert (ended.status_code, again.status_code) == (303, 303)
+    # It is as much as to submit any job.
+    assert changed.status_code == 403
     assert [each.status_code for each in pages] == [403, 403, 200]
     for name, shown in zip(("viewer", "operator", "admin"), roles, strict=True):
         assert f"({name})" in shown

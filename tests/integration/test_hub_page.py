@@ -13,11 +13,12 @@ import pytest
 from anyio import to_thread
 
 from dispatchd.hub.domain.model import ENDED, State
+from dispatchd.protocol.report import LogChunk
 from support.clock import advance, within
 from support.hub import Hub
 from support.hub_page import admin_token, form_token, login, text
 from support.machine import JOBS, Machine, row
-from support.seed import HOSTILE, hostile_job, one_of_each, seed
+from support.seed import HOSTILE, hostile_job, many_entries, one_of_each, seed
 
 CI = {"dag_name": "ci", "repository_name": "o/r"}
 COOKIE = "dispatchd_hub"
@@ -59,14 +60,14 @@ def jobs(page: httpx.Response) -> list[str]:
 async def test_a_machine_shows_what_it_is_bound_to(
     server: Hub, owner: httpx.AsyncClient
 ) -> None:
-    before = text(await owner.get("/"))
+    before = text(await owner.get("/machines"))
     for name, body in (
         ("a", {"repositories": ["acme/*"]}),
         ("b", {"workflows": ["ci", "docs"]}),
     ):
         await server.http.post(f"/api/v1/machines/{name}/bind", json=body)
 
-    after = " ".join(text(await owner.get("/")).split())
+    after = " ".join(text(await owner.get("/machines")).split())
 
     assert "bound to" not in before
     assert "bound to any workflow of acme/*" in after
@@ -90,7 +91,7 @@ async def test_every_state_of_a_job_is_said(
         assert word in said
         assert "Submitted" in said
         assert "octo-kim" in said
-        assert ("Submit once more" in said) == (state in ENDED)
+        assert ("Run again" in said) == (state in ENDED)
     failed = text(await owner.get("/jobs/in-failed"))
     assert "3 failed, 211 passed" in failed
     assert "exit-code" in failed
@@ -115,6 +116,40 @@ async def test_a_job_is_cancelled_and_submitted_once_more_by_its_page(
     again = await owner.get(f"/jobs/{new_id}")
     assert "queued" in text(again)
     assert len((await server.http.get("/api/v1/jobs")).json()["jobs"]) == 2
+
+
+async def test_a_job_is_run_again_with_other_values(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    first = {"id": "k", "sha": "aaa", "from_fork": True, "delivery_id": "d-1", **CI}
+    await server.submit(first, payload='{"n": 1.50}')
+    page = await owner.get("/jobs/k")
+    assert "with these values" not in text(page)
+    await owner.post("/jobs/k/cancel", data={"form_token": form_token(page)})
+    page = await owner.get("/jobs/k")
+    form = {"form_token": form_token(page), "workflow": "docs", "sha": "bbb"}
+
+    async def post(new_id: str, **fields: str) -> httpx.Response:
+        data = {**form, "new_id": new_id, **fields}
+        return await owner.post("/jobs/k/change", data=data)
+
+    pressed = [await post("new", payload='{"n": 1.50}') for _ in range(2)]
+    wrong = [
+        await post("odd", payload="{"),
+        await post("odd", workflow=" "),
+        await post("odd", ref="x" * 600),
+        await post("new", workflow="other"),
+    ]
+    got = (await Machine(http=server.http).pull()).job
+
+    assert [each.headers["location"] for each in pressed] == ["/jobs/new"] * 2
+    assert [each.status_code for each in wrong] == [422, 422, 422, 409]
+    assert (got["id"], got["dag_name"], got["sha"]) == ("new", "docs", "bbb")
+    assert (got["repository_name"], got["from_fork"]) == ("o/r", True)
+    assert "delivery_id" not in got
+    # The exact text, which another form of the number would not be.
+    assert "&#34;n&#34;: 1.50" in page.text
+    assert "Run job k again with changes" in text(await owner.get("/audit"))
 
 
 @asynccontextmanager
@@ -173,6 +208,115 @@ async def test_filters_find_what_they_say(
     assert "no state" in text(odd)
 
 
+async def test_a_search_finds_words_of_a_job_s_origin_among_those_it_may(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    for number, ref in enumerate(("refs/heads/main", "refs/heads/Größe", "v1")):
+        job = {"id": f"j{number}", "ref": ref, "actor_login": "Octo-Kim", **CI}
+        await server.submit({**job, "pull_request_number": number + 10})
+
+    async def found(query: str) -> list[str]:
+        page = await owner.get(f"/?{query}")
+        return re.findall(r'href="/jobs/(j\d)"', page.text)
+
+    assert await found("q=MAIN") == ["j0"]
+    assert await found("q=gr%C3%B6%C3%9Fe+octo") == ["j1"]
+    assert await found("q=%2312") == ["j2"]
+    assert await found("q=octo-kim&workflow=ci&limit=2") == ["j2", "j1"]
+    assert await found("q=octo-kim&before=j1") == ["j0"]
+    assert await found("q=dag_name") == []
+    assert "No job fits" in text(await owner.get("/?q=nothing"))
+
+
+@pytest.mark.parametrize(
+    ("page", "pattern"),
+    [
+        ("/?workflow=ci&limit=2", r'href="/jobs/(j\d)"'),
+        ("/audit", r"Cancel job j(\d+)<"),
+        ("/deliveries", r'data-key="(d\d+)"'),
+    ],
+)
+async def test_a_list_is_read_in_parts_and_each_entry_once(
+    server: Hub, owner: httpx.AsyncClient, page: str, pattern: str
+) -> None:
+    await to_thread.run_sync(many_entries, server.folder)
+    for number in range(5):
+        await server.submit({"id": f"j{number}", **CI})
+    seen: list[str] = []
+    parts = 0
+    while page:
+        shown = await owner.get(page)
+        seen += re.findall(pattern, " ".join(shown.text.split()))
+        # What comes meanwhile moves nothing.
+        await server.submit({"id": f"new-{parts}", **CI})
+        older = re.search(r'<a href="([^"]+)" rel="next"', shown.text)
+        page, parts = unescape(older[1]) if older else "", parts + 1
+
+    assert parts > 1
+    assert len(seen) == len(set(seen)) >= 5
+
+
+async def test_the_queue_is_in_the_order_of_dispatch_and_says_why_each_job_waits(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    machine = Machine(http=server.http, workflows=["ci"])
+    await machine.ask()
+    for number, priority in enumerate((0, 5, 0)):
+        await server.submit({"id": f"j{number}", "priority": priority, **CI})
+    last = text(await owner.get("/jobs/j2"))
+    await server.submit({"id": "d", "dag_name": "deploy"})
+
+    queue = await owner.get("/queue")
+    order = re.findall(r'href="/jobs/(j\d)"', queue.text)
+    deploy = text(await owner.get("/jobs/d"))
+    taken = [(await machine.pull()).id for _ in range(3)]
+    busy = text(await owner.get("/machines"))
+
+    assert order == taken == ["j1", "j0", "j2"]
+    assert "2 queued jobs are before it" in last
+    assert "No active machine has the workflow deploy." in deploy
+    assert "No active machine has the workflow deploy." in text(queue)
+    assert "busy" in busy
+    await server.http.post("/api/v1/dispatch/pause", json={"reason": "<b>Move</b>"})
+    paused = await owner.get("/jobs/d")
+    assert "Dispatch is paused: &lt;b&gt;Move&lt;/b&gt;." in paused.text
+
+
+async def test_an_address_names_a_line_of_a_log(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    await server.submit({"id": "j", **CI})
+    held = await Machine(http=server.http).pull()
+    await held.accept()
+    await held.beat()
+    lines = b"".join(b"line %06d\n" % number for number in range(1, 20_001))
+    chunk = LogChunk(attempt=1, offset=0, data=lines)
+    await held.machine.call("log", "j", **chunk.to_wire())
+
+    end, early, over = [
+        (await owner.get(f"/jobs/j{query}")).text
+        for query in ("", "?line=500", "?line=99999999")
+    ]
+
+    assert '<i id="L20000" data-n="20000"></i>line 020000\n' in end
+    assert 'id="L500"' not in end
+    assert '<i id="L500" data-n="500"></i>line 000500\n' in early
+    assert 'id="L20000"' not in early
+    assert 'id="L20000"' in over
+
+
+async def test_a_job_that_is_being_cancelled_says_so(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    await server.submit({"id": "j", **CI})
+    held = await Machine(http=server.http).pull()
+    await held.accept()
+    await server.http.post(f"{JOBS}/j/cancel")
+
+    for path in ("/", "/jobs/j"):
+        assert "cancelling" in text(await owner.get(path))
+
+
 async def test_hostile_texts_are_escaped(server: Hub, owner: httpx.AsyncClient) -> None:
     job = hostile_job()
     await to_thread.run_sync(seed, server.folder, job)
@@ -207,7 +351,8 @@ async def test_what_was_reported_of_a_job_is_on_its_page(
 
     assert HOSTILE not in page
     assert unescape(page).count(HOSTILE) == 2
-    for words in ("## Tests", "coverage", "97", "a.py</bdi>:3"):
+    assert "<h4>Tests</h4>" in page
+    for words in ("coverage", "97", "a.py</bdi>:3"):
         assert words in page
 
 
@@ -224,7 +369,7 @@ async def test_a_machine_that_is_gone_is_away(
         [line] = [each for each in text.splitlines() if each.startswith(silent)]
         is_away = float(line.split()[-1]) > 600
         assert is_away == (each["state"] == "away")
-        assert not is_away or "is-away" in (await owner.get("/")).text
+        assert not is_away or "is-away" in (await owner.get("/machines")).text
         return str(each["state"])
 
     assert await state() == "active"

@@ -6,11 +6,12 @@ from pathlib import Path
 from attrs import asdict, evolve
 from sqlalchemy import insert
 
+from dispatchd.hub.auth.audit import Change
 from dispatchd.hub.domain.claim_rules import outcome_of_claim
-from dispatchd.hub.domain.model import ENDED, HELD, Attempt, HubJob, State
+from dispatchd.hub.domain.model import ENDED, HELD, Attempt, Delivery, HubJob, State
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.rows import values_of
-from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS
+from dispatchd.hub.storage.schema import ATTEMPTS, AUDIT, DELIVERIES, JOBS, TEXTS
 
 T0 = 1_760_000_000.0
 """When the first job was submitted (seconds since the epoch): 2025-10-09 08:53:20 UTC."""
@@ -120,3 +121,32 @@ def one_of_each(folder: Path) -> None:
     seed(
         folder, *(job_in(state, T0 + 60 * n) for n, state in enumerate(State, start=1))
     )
+
+
+def many_entries(folder: Path, count: int = 120) -> None:
+    """Put changes and deliveries into the database of a hub, each two of one time."""
+    database = Database.open(f"sqlite:///{folder / 'hub.db'}")
+    with database.transaction() as db:
+        for number in range(count):
+            at = T0 + number // 2
+            change = Change(
+                who="octo-kim",
+                method="POST",
+                path=f"/jobs/j{number}/cancel",
+                status=303,
+                address="10.0.0.1",
+            )
+            entry = {"id": f"a{number:03}", "at": at, **asdict(change)}
+            db.execute(insert(AUDIT).values(entry))
+            delivery = Delivery(
+                target="integration/1",
+                id=f"d{number}",
+                event="pull_request",
+                received_at=at,
+                routing="workflow ci",
+                state="done",
+                job_ids=("gone",),
+            )
+            values = {**asdict(delivery), "job_ids": json.dumps(delivery.job_ids)}
+            db.execute(insert(DELIVERIES).values(values))
+    database.close()

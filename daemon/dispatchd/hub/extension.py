@@ -4,7 +4,7 @@
 checks of jobs aren't its part: `write_job` of `hub/storage/jobs/rows.py` marks them in the transaction of the job.
 """
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from prometheus_client.core import Metric
@@ -37,6 +37,10 @@ class Extension(Protocol):
 
     def link_of(self, job: HubJob) -> str:
         """Return the address of a job's subject; empty for a job that isn't of this source."""
+        ...
+
+    def links_of(self, job: HubJob) -> Mapping[str, str]:
+        """Return the addresses of what a job is of, by the names of its document's fields; and of its `check`. Blocks."""
         ...
 
     def handled_until(self, now: float) -> float:

@@ -57,6 +57,25 @@ def link_of(document: Mapping[str, Json], web: str) -> str:
     return f"{web}/{named.repository}"
 
 
+def links_of(document: Mapping[str, Json], web: str) -> dict[str, str]:
+    """Return the addresses of what a job is of, by the names of the document's fields."""
+    repository = document.get("repository_name")
+    named = Job(id="", repository=repository if isinstance(repository, str) else "")
+    if named.owner_and_name is None:
+        return {}
+    home = f"{web}/{named.repository}"
+    found = {"repository_name": home}
+    for name, kind in (
+        ("pull_request_number", "pull"),
+        ("issue_number", "issues"),
+        ("sha", "commit"),
+    ):
+        value = document.get(name)
+        if isinstance(value, (int, str)) and value and value is not True:
+            found[name] = f"{home}/{kind}/{quote(str(value), safe='')}"
+    return found
+
+
 def _sha(payload: Json) -> str:
     """Return the commit of an event. An id of zeros alone stands for none (gitprotocol-pack, reference update)."""
     candidates = (

@@ -20,6 +20,7 @@ from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.decisions import rules as decisions
 from dispatchd.hub.domain.decisions.decision import Decision
 from dispatchd.hub.domain.document import JobDocument
+from dispatchd.hub.domain.errors import PayloadGone
 from dispatchd.hub.domain.model import ENDED, Attempt, HubJob, State, Submission
 from dispatchd.hub.domain.schedules.progress import schedule_of
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
@@ -32,6 +33,7 @@ from dispatchd.hub.http_bodies import (
     read_members,
     seconds,
 )
+from dispatchd.hub.queue.changed import changed
 from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.protocol.job import Json
@@ -219,15 +221,15 @@ class Jobs:
             Refused: There is no such job.
         """
         now = self.context.now()
-        changed = await self.context.write(
+        ended = await self.context.write(
             lambda: self.context.stores.jobs.change(
                 job_id, lambda job: claim_rules.cancel(job, now=now)
             )
         )
-        if changed is None:
+        if ended is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
-        self.context.waiting.notify(changed[1])
-        return changed[1]
+        self.context.waiting.notify(ended[1])
+        return ended[1]
 
     async def decide(
         self, job_id: str, choice: str, note: str, *, by: str, seen: str | None = None
@@ -267,11 +269,11 @@ class Jobs:
                 ),
             )
 
-        changed = await self.context.write(change)
-        if changed is None:
+        decided = await self.context.write(change)
+        if decided is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
-        self.context.waiting.notify(changed[1])
-        return changed[1]
+        self.context.waiting.notify(decided[1])
+        return decided[1]
 
     async def again(self, job_id: str, new_id: str = "") -> str:
         """Submit an ended job again, and return the new job's id.
@@ -285,6 +287,42 @@ class Jobs:
             IdTaken: Another job has the new id.
             Refused: There is no such job, or it has not ended.
         """
+        return await self.submissions.again(await self._ended(job_id, new_id), new_id)
+
+    async def again_with(
+        self, job_id: str, values: Mapping[str, str], new_id: str = ""
+    ) -> str:
+        """Submit an ended job again with other values, and return the new job's id.
+
+        Args:
+            job_id: The job that has ended.
+            values: The values, as `changed` of `queue/changed.py` takes them.
+            new_id: The new job's id, as for `again`.
+
+        Raises:
+            PayloadGone: Its payload was removed.
+            Refused: There is no such job, or it has not ended, or a value is none, or the new id is taken by another job.
+        """
+        job = await self._ended(job_id, new_id)
+        reader = self.context.stores.reader
+        texts = await self.context.use(lambda: reader.texts(job_id))
+        if texts is None:
+            raise PayloadGone(job_id)
+        new_id = new_id or str(uuid4())
+        self._require_free(new_id)
+        submission = changed(job, texts, values, new_id=new_id)
+        if not await self.submissions.submit(submission):
+            there = await self._job(new_id)
+            if there.document != submission.document:
+                raise Refused(HTTPStatus.CONFLICT, f"there is already a job {new_id}")
+        return new_id
+
+    async def _ended(self, job_id: str, new_id: str) -> HubJob:
+        """Return a job that can be run again under a new id.
+
+        Raises:
+            Refused: There is no such job, or it has not ended, or the new id is too long.
+        """
         if len(new_id) > _LONGEST_ID:
             rule = f"new_id is longer than {_LONGEST_ID} characters"
             raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, rule)
@@ -293,7 +331,7 @@ class Jobs:
             raise Refused(
                 HTTPStatus.CONFLICT, f"the job is {job.state}; cancel it first"
             )
-        return await self.submissions.again(job, new_id)
+        return job
 
     async def _job(self, job_id: str) -> HubJob:
         return _found(

@@ -6,6 +6,7 @@ from attrs import asdict, frozen
 from sqlalchemy import Connection, delete, insert, select
 
 from dispatchd.hub.auth.audit import Change
+from dispatchd.hub.storage.cursors import Cursor
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.schema import AUDIT
 
@@ -28,14 +29,23 @@ class AuditList:
 
         self._database.write(work)
 
-    def newest(self, most: int) -> list[tuple[float, Change]]:
-        """Return the newest changes, newest first, each with its time (seconds since the epoch)."""
-        query = select(AUDIT).order_by(AUDIT.c.at.desc()).limit(most)
+    def newest(
+        self, most: int, before: Cursor | None = None
+    ) -> list[tuple[Cursor, Change]]:
+        """Return the newest changes, newest first, each with its place in the list.
+
+        Args:
+            most: Most of them (count).
+            before: The change before which they were made; None for any.
+        """
+        query = select(AUDIT).order_by(AUDIT.c.at.desc(), AUDIT.c.id.desc()).limit(most)
+        if before is not None:
+            query = query.where(before.older(AUDIT.c.at, AUDIT.c.id))
         with self._database.snapshot() as db:
             rows = [dict(row) for row in db.execute(query).mappings()]
         return [
             (
-                row["at"],
+                Cursor(at=row["at"], id=row["id"]),
                 Change(**{k: v for k, v in row.items() if k not in {"at", "id"}}),
             )
             for row in rows

@@ -1,6 +1,6 @@
 """GitHub as the hub's extension. It has a back end if `hub.toml` has a table `github`, and its status in any case."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,7 @@ from dispatchd.hub.domain.model import HubJob
 from dispatchd.hub.extension import Loop
 from dispatchd.hub.github.status_route import GithubStatus, progress_of
 from dispatchd.protocol.extensions import TOKEN
-from dispatchd.protocol.github_event import link_of
+from dispatchd.protocol.github_event import link_of, links_of
 
 if TYPE_CHECKING:
     from dispatchd.hub.github.backend import Backend
@@ -57,6 +57,20 @@ class GithubExtension:
         if github is None or not job.by_event:
             return ""
         return link_of(job.document, web_url(github.api_url))
+
+    def links_of(self, job: HubJob) -> Mapping[str, str]:
+        """Return the addresses of what a job is of at GitHub, by the names of its document's fields; and of its check run. Blocks."""
+        github = self.context.settings.github
+        if github is None or not job.by_event:
+            return {}
+        web = web_url(github.api_url)
+        links = links_of(job.document, web)
+        shown = self.context.stores.checks.get(job.id)
+        if links and shown is not None and shown.check.check_run_id:
+            links["check"] = (
+                f"{links['repository_name']}/runs/{shown.check.check_run_id}"
+            )
+        return links
 
     def handled_until(self, now: float) -> float:
         """Return the time by GitHub's clock up to which the App's deliveries are handled; `now` before the first look. Blocks."""

@@ -1,9 +1,20 @@
-"""Marks in the database: named texts, such as the state that a loop needs after a restart."""
+"""Marks in the database: named texts, such as the state that a loop needs after a restart; and places in its lists."""
 
-from typing import Final
+from math import isfinite
+from typing import Final, Self
 
 from attrs import frozen
-from sqlalchemy import Connection, Select, bindparam, delete, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+)
 
 from dispatchd.hub.storage.database import Database, upsert
 from dispatchd.hub.storage.schema import MARKS
@@ -82,3 +93,35 @@ class MarkStore:
             )
 
         self._database.write(work)
+
+
+@frozen(kw_only=True)
+class Cursor:
+    """Place of an entry in a list by time, for the next page: what comes meanwhile moves nothing.
+
+    It is the entry's time (seconds since the epoch), and its id among those of that time.
+    """
+
+    at: float
+    id: str
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """Return the place that an address names; None for any other text."""
+        at, mark, entry_id = text.partition("~")
+        try:
+            seconds = float(at)
+        except ValueError:
+            return None
+        return cls(at=seconds, id=entry_id) if mark and isfinite(seconds) else None
+
+    @property
+    def text(self) -> str:
+        """Text for an address, from which `read` makes the place again."""
+        return f"{self.at!r}~{self.id}"
+
+    def older(
+        self, at: ColumnElement[float], entry_id: ColumnElement[str]
+    ) -> ColumnElement[bool]:
+        """Return the condition of the entries after it in a list that begins with the newest one."""
+        return or_(at < self.at, and_(at == self.at, entry_id < self.id))

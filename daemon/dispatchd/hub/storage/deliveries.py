@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 from dispatchd.hub.domain.model import Delivery
+from dispatchd.hub.storage.cursors import Cursor
 from dispatchd.hub.storage.database import Database, upsert
 from dispatchd.hub.storage.schema import DELIVERIES
 from dispatchd.hub.storage.seen_bodies import forget_bodies
@@ -71,9 +72,22 @@ class DeliveryStore:
 
         self._database.write(work)
 
-    def list(self, limit: int) -> list[Delivery]:
-        """Return the newest deliveries, sorted oldest first."""
-        query = select(DELIVERIES).order_by(_DELIVERY.received_at.desc())
+    def list(
+        self, limit: int, before: Cursor | None = None, state: str = ""
+    ) -> list[Delivery]:
+        """Return the newest deliveries, sorted oldest first.
+
+        Args:
+            limit: Most of them (count).
+            before: The delivery before which they came; None for any.
+            state: Their state; empty for any.
+        """
+        newest = (_DELIVERY.received_at.desc(), _DELIVERY.id.desc())
+        query = select(DELIVERIES).order_by(*newest)
+        if before is not None:
+            query = query.where(before.older(_DELIVERY.received_at, _DELIVERY.id))
+        if state:
+            query = query.where(_DELIVERY.state == state)
         with self._database.snapshot() as db:
             rows = db.execute(query.limit(limit)).mappings().all()
             return [_read(row) for row in reversed(rows)]

@@ -14,6 +14,7 @@ _ACTS: Final = tuple(
     for pattern, words in (
         (r"POST (?:/api/v1)?/jobs/(.+)/cancel", "Cancel job {}"),
         (r"POST (?:/api/v1)?/jobs/(.+)/requeue", "Run job {} again"),
+        (r"POST /jobs/(.+)/change", "Run job {} again with changes"),
         (r"POST (?:/api/v1)?/jobs/(.+)/resolve", "Decide about parked job {}"),
         (r"POST /api/v1/jobs", "Submit a job that ends others"),
         (

@@ -1,8 +1,9 @@
-"""Audit: the record of each change, and the page that lists the newest ones."""
+"""Audit: the record of each change, and the page that lists them."""
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlencode
 
 import structlog
 from attrs import frozen
@@ -14,10 +15,11 @@ from dispatchd.hub.auth.audit import Change
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.http_bodies import Refused
+from dispatchd.hub.storage.cursors import Cursor
 from dispatchd.hub.web.login import Entry
 from dispatchd.hub.web.render import answering, render
 
-_LISTED: Final = 200
+_LISTED: Final = 100
 """Changes on the page (count)."""
 
 
@@ -45,7 +47,7 @@ class AuditPage:
         return [Route("/audit", answering(self.show), methods=["GET"])]
 
     async def show(self, request: Request) -> Response:
-        """Return the newest changes.
+        """Return changes, newest first.
 
         Raises:
             Refused: The visitor isn't an admin.
@@ -54,10 +56,20 @@ class AuditPage:
         if not visitor.is_admin:
             raise Refused(HTTPStatus.FORBIDDEN, "the audit list is for admins")
         context = self.entry.context
+        before = Cursor.read(request.query_params.get("before", ""))
         changes = await context.use_for_list(
-            lambda: context.stores.audit.newest(_LISTED)
+            lambda: context.stores.audit.newest(_LISTED + 1, before)
         )
-        days = f"{context.settings.retention.audit_days:g}"
+        listed, older = changes[:_LISTED], ""
+        if len(changes) > _LISTED:
+            older = f"/audit?{urlencode({'before': listed[-1][0].text})}"
         return HTMLResponse(
-            render("audit.html", visitor, changes=changes, most=_LISTED, days=days)
+            render(
+                "audit.html",
+                visitor,
+                changes=listed,
+                days=f"{context.settings.retention.audit_days:g}",
+                older=older,
+                newest="/audit" if before else "",
+            )
         )

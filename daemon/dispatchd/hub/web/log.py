@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from dispatchd.hub.api.logs import Logs, LogView
 from dispatchd.hub.web.ansi import Style, log_html
+from dispatchd.hub.web.log_lines import LineCounts, Read, numbered, offset_of
 from dispatchd.hub.web.login import Entry
 
 _SHOWN: Final = 128 * 1024
@@ -32,16 +33,25 @@ _BEAT_S: Final = 15.0
 
 _BEAT: Final = b": here\n\n"
 
-_POINT: Final = re.compile(r"([0-9]{1,6})-([0-9]{1,15})-([a-z0-9]{0,12})")
+_POINT: Final = re.compile(
+    r"([0-9]{1,6})-([0-9]{1,15})-([a-z0-9]{0,12})(?:-([0-9]{1,12}))?"
+)
+
+_LINES_BEFORE: Final = 10
+"""Lines that are shown before the one that an address names (count)."""
+
+_LONGEST_NUMBER: Final = 12
+"""Longest number of a line in an address (digits)."""
 
 
 @frozen(kw_only=True)
 class Point:
-    """Point in the logs of a job: the number of the part, the offset in it (bytes), the style of the text there."""
+    """Point in the logs of a job: the number of the part, the offset in it (bytes), the style and the line there."""
 
     part: int = 1
     offset: int = 0
     style: Style = field(factory=Style)
+    line: int = 1
 
     @classmethod
     def read(cls, text: str) -> "Point":
@@ -53,12 +63,13 @@ class Point:
             part=max(1, int(match[1])),
             offset=int(match[2]),
             style=Style.read(match[3]),
+            line=max(1, int(match[4] or 1)),
         )
 
     @property
     def text(self) -> str:
         """Text of the point, for an address or an event."""
-        return f"{self.part}-{self.offset}-{self.style.token}"
+        return f"{self.part}-{self.offset}-{self.style.token}-{self.line}"
 
 
 @frozen(kw_only=True)
@@ -72,29 +83,61 @@ class Shown:
     """Size of all of the part (bytes)."""
     is_cut: bool
     """True if the beginning isn't shown."""
+    first_line: int
     is_whole: bool
     """True if the hub has all of the newest attempt's log."""
     parts: int
 
 
-def shown_log(logs: Logs, view: LogView) -> Shown | None:
-    """Return the end of the newest log of a job for its page; None if there is none. Blocks."""
+def line_of(request: Request) -> int:
+    """Return the number of the line that an address names; 0 for none."""
+    wanted = request.query_params.get("line", "")
+    is_number = wanted.isascii() and wanted.isdecimal()
+    return int(wanted) if is_number and len(wanted) <= _LONGEST_NUMBER else 0
+
+
+def _reader(logs: Logs, view: LogView, number: int) -> Read:
+    return partial(logs.context.logs.read, view.job.id, view.parts[number - 1])
+
+
+def _name(view: LogView, number: int) -> str:
+    return f"{view.parts[number - 1].machine} {view.parts[number - 1].attempt} {view.job.id}"
+
+
+def shown_log(
+    logs: Logs, view: LogView, counts: LineCounts, line: int = 0
+) -> Shown | None:
+    """Return a part of the newest log of a job for its page; None if there is none. Blocks.
+
+    Args:
+        logs: The logs.
+        view: The logs of the job.
+        counts: The counts of lines.
+        line: The number of the line from which it is shown, with some before it; 0 for the end.
+    """
     if not view.parts:
         return None
     number, part = len(view.parts), view.parts[-1]
-    start = max(0, part.size - _SHOWN)
-    data = logs.context.logs.read(view.job.id, part, start, _SHOWN)
-    if start:
+    read = _reader(logs, view, number)
+    begin = offset_of(max(1, line - _LINES_BEFORE), read) if line else None
+    start = max(0, part.size - _SHOWN) if begin is None else begin
+    data = read(start, _SHOWN)
+    if begin is not None and start + len(data) < part.size:
+        data = data[: data.rfind(b"\n") + 1] or data
+    if start and begin is None:
         # From the beginning of a line, where that costs little.
         skipped = data.find(b"\n", 0, _SHOWN // 4) + 1
         start, data = start + skipped, data[skipped:]
     end = len(data) if part.is_whole else data.rfind(b"\n") + 1
     html, style = log_html(data[:end].decode(errors="replace"), Style())
+    first = counts.line_at(_name(view, number), read, start)
+    last = first + data.count(b"\n", 0, end)
     return Shown(
-        html=html,
-        point=Point(part=number, offset=start + end, style=style),
+        html=numbered(html, number, first),
+        point=Point(part=number, offset=start + end, style=style, line=last),
         size=part.size,
         is_cut=start > 0,
+        first_line=first,
         is_whole=part.is_whole,
         parts=number,
     )
@@ -108,6 +151,7 @@ class _Stream:
     logs: Logs
     job_id: str
     point: Point
+    counts: LineCounts
 
     async def events(self, request: Request) -> AsyncIterator[bytes]:
         """Yield events until the log is complete, the hub stops, or the session ends."""
@@ -139,8 +183,8 @@ class _Stream:
         part = view.parts[point.part - 1]
         if part.size - point.offset > _BEHIND:
             left_out = part.size - point.offset - _PIECE
-            note = f"\n[... {left_out:,} bytes are left out here; they are in the download]\n"
-            point = Point(part=point.part, offset=part.size - _PIECE)
+            note = f'<span class="d">[... {left_out:,} bytes are left out here; they are in the download]</span>\n'
+            point = await self._skipped(view, part.size - _PIECE)
         offset = min(point.offset, part.size)
         data = await self.logs.text(view, point.part, offset, _PIECE)
         is_last = view.has_all(point.part) and offset + len(data) >= part.size
@@ -154,11 +198,21 @@ class _Stream:
             return self._event(html)
         if not end:
             return b""
-        text = note + data[:end].decode(errors="replace")
+        text = data[:end].decode(errors="replace")
         # In a thread: a text of nothing but colours takes long.
         html, style = await self.logs.context.use(partial(log_html, text, point.style))
-        self.point = Point(part=point.part, offset=offset + end, style=style)
-        return self._event(html)
+        line = point.line + data.count(b"\n", 0, end)
+        self.point = Point(part=point.part, offset=offset + end, style=style, line=line)
+        return self._event(note + numbered(html, point.part, point.line))
+
+    async def _skipped(self, view: LogView, offset: int) -> Point:
+        """Return a later point of the part, of which the stream is too far behind."""
+        number = self.point.part
+        read = _reader(self.logs, view, number)
+        line = await self.logs.context.use(
+            lambda: self.counts.line_at(_name(view, number), read, offset)
+        )
+        return Point(part=number, offset=offset, line=line)
 
     def _event(self, html: str) -> bytes:
         # JSON, because a line end would end the field.
@@ -167,12 +221,14 @@ class _Stream:
         )
 
 
-def log_stream(entry: Entry, logs: Logs, job_id: str, request: Request) -> Response:
+def log_stream(
+    entry: Entry, logs: Logs, job_id: str, request: Request, counts: LineCounts
+) -> Response:
     """Return the stream of a job's log, from the point that the page has."""
     last = request.headers.get("last-event-id", "")
     point = Point.read(last or request.query_params.get("from", ""))
     return StreamingResponse(
-        _Stream(entry, logs, job_id, point).events(request),
+        _Stream(entry, logs, job_id, point, counts).events(request),
         media_type="text/event-stream",
         # Proxies such as nginx would collect the events first.
         headers={"X-Accel-Buffering": "no"},

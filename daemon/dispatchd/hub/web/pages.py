@@ -1,32 +1,37 @@
-"""Routes of the pages: a list of jobs and machines, and a page for each job."""
+"""Routes of the pages: the lists, and a page for each job."""
 
+import re
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from attrs import evolve, frozen
+from attrs import field, frozen
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from dispatchd.hub.api.artifacts import Artifacts
-from dispatchd.hub.api.jobs import Jobs, filter_of
+from dispatchd.hub.api.jobs import Jobs
 from dispatchd.hub.api.logs import Logs
-from dispatchd.hub.api.machines import machine_documents
 from dispatchd.hub.auth.audit import owner_of
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.decisions.decision import Decision, waiting
-from dispatchd.hub.domain.model import ENDED, HELD, WAITING, State
+from dispatchd.hub.domain.model import ENDED, WAITING, HubJob, State
 from dispatchd.hub.domain.result_details import read_details
-from dispatchd.hub.domain.scopes import OPERATE
+from dispatchd.hub.domain.scopes import ADMIN, OPERATE
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused
-from dispatchd.hub.storage.dispatch_rules import Pause
-from dispatchd.hub.storage.jobs.reader import Filter
+from dispatchd.hub.queue.changed import LONGEST_PAYLOAD, can_change
 from dispatchd.hub.web.artifacts import shown_artifacts
 from dispatchd.hub.web.events import Live
-from dispatchd.hub.web.log import download, log_stream, shown_log
+from dispatchd.hub.web.lists.deliveries import DeliveriesPage
+from dispatchd.hub.web.lists.jobs import JobsPage
+from dispatchd.hub.web.lists.machines import MachinesPage
+from dispatchd.hub.web.lists.queue import QueuePage
+from dispatchd.hub.web.lists.workers import queue_of
+from dispatchd.hub.web.log import download, line_of, log_stream, shown_log
+from dispatchd.hub.web.log_lines import LineCounts
 from dispatchd.hub.web.login import Entry
 from dispatchd.hub.web.render import (
     Handler,
@@ -37,20 +42,11 @@ from dispatchd.hub.web.render import (
     static,
 )
 from dispatchd.hub.web.text import job_path, stage, standing
-from dispatchd.hub.web.view_model import Progress, origin, steps
+from dispatchd.hub.web.view_model import Progress, origin, parts, steps, took_s
 from dispatchd.protocol.outcome import CHOICES
 
-_LISTED: Final = 100
-"""Jobs on a page (count)."""
-
-_LONGEST_REASON: Final = 1000
-"""Longest reason of a pause (characters), as in pause-request.schema.json."""
-
-_GROUPS: Final = (
-    ("Waiting", WAITING),
-    ("On machines", HELD),
-    ("Ended", ENDED),
-)
+_MOST_AHEAD: Final = 100_000
+"""Queued jobs before a job that are counted (count)."""
 
 
 @frozen
@@ -63,12 +59,16 @@ class Page:
     logs: Logs
     artifacts: Artifacts
     extension: Extension
+    _counts: LineCounts = field(factory=LineCounts, init=False)
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
         entry, one = self.entry, "/jobs/{job_id:job}"
         return [
-            _get("/", self.list),
+            *JobsPage(entry).routes(),
+            *QueuePage(entry).routes(),
+            *MachinesPage(entry).routes(),
+            *DeliveriesPage(entry).routes(),
             _get("/login", entry.show),
             _post("/login", entry.login),
             _post("/logout", entry.logout),
@@ -82,30 +82,21 @@ class Page:
             _get("/jobs", self.show),
             _post("/jobs/cancel", self.cancel),
             _post("/jobs/requeue", self.requeue),
+            _post("/jobs/change", self.change),
             _post("/jobs/resolve", self.resolve),
-            _post("/dispatch/pause", self.pause),
-            _post("/dispatch/resume", self.resume),
             _post(f"{one}/cancel", self.cancel),
             _post(f"{one}/requeue", self.requeue),
+            _post(f"{one}/change", self.change),
             _post(f"{one}/resolve", self.resolve),
             _get(one, self.show),
         ]
 
-    async def list(self, request: Request) -> Response:
-        """Return the newest jobs, and every machine."""
-        visitor = await self.entry.reader(request)
-        job_filter = filter_of(request, str(_LISTED))
-        if visitor.repositories is not None:
-            theirs = frozenset(visitor.repositories)
-            job_filter = evolve(job_filter, repositories=theirs)
-        return HTMLResponse(
-            await self.context.use_for_list(lambda: self._list(visitor, job_filter))
-        )
-
     async def show(self, request: Request) -> Response:
         """Return one job."""
         visitor, job_id = await self._seen(request)
-        page = await self.context.use(lambda: self._job(visitor, job_id))
+        page = await self.context.use(
+            lambda: self._job(visitor, job_id, line_of(request))
+        )
         # So that a page without the script has more of the log when it is loaded again.
         await self.logs.mark(await self.logs.view(job_id))
         return HTMLResponse(page)
@@ -143,7 +134,7 @@ class Page:
         except LoginNeeded as error:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
         await self.logs.view(job_id)
-        return log_stream(self.entry, self.logs, job_id, request)
+        return log_stream(self.entry, self.logs, job_id, request, self._counts)
 
     async def _seen(self, request: Request) -> tuple[Visitor, str]:
         """Return the visitor, and the id of the wanted job.
@@ -172,6 +163,14 @@ class Page:
         again = await self.jobs.again(_job_id(request), form.get("new_id", ""))
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
 
+    async def change(self, request: Request) -> Response:
+        """Submit an ended job again with other values, and redirect to the new one; that is as much as to submit any job."""
+        form = await self.entry.posted(request, needs=ADMIN)
+        again = await self.jobs.again_with(
+            _job_id(request), form, form.get("new_id", "")
+        )
+        return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
+
     async def resolve(self, request: Request) -> Response:
         """Decide about a parked job, as it stood on the page.
 
@@ -192,69 +191,54 @@ class Page:
         )
         return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
 
-    async def pause(self, request: Request) -> Response:
-        """Pause dispatch."""
-        form = await self.entry.posted(request, needs=OPERATE)
-        reason = form.get("reason", "").strip()[:_LONGEST_REASON]
-        pause = Pause(since=self.context.now(), reason=reason)
-        await self.context.use(lambda: self.context.stores.pauses.begin(pause))
-        self.context.waiting.changed.notify()
-        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
-
-    async def resume(self, request: Request) -> Response:
-        """Resume dispatch."""
-        await self.entry.posted(request, needs=OPERATE)
-        await self.context.use(self.context.stores.pauses.end)
-        self.context.waiting.wake_all()
-        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
-
-    def _list(self, visitor: Visitor, job_filter: Filter) -> str:
-        stores = self.context.stores
-        jobs = [job for job in stores.reader.list(job_filter) if visitor.sees(job)]
-        sees_all = visitor.repositories is None
-        return render(
-            "list.html",
-            visitor,
-            now=self.context.now(),
-            pause=stores.pauses.get() if sees_all else None,
-            jobs=jobs[::-1],
-            counts=stores.reader.counts() if sees_all else {},
-            groups=_GROUPS if sees_all else (),
-            job_filter=job_filter,
-            machines=machine_documents(self.context) if sees_all else [],
-            names=self.context.stores.machines.names(),
-        )
-
-    def _job(self, visitor: Visitor, job_id: str) -> str:
+    def _job(self, visitor: Visitor, job_id: str, line: int) -> str:
         job = self.context.stores.reader.get(job_id)
         if job is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
         attempts = self.context.stores.reader.attempts(job_id)
-        decision = Decision.of(job)
-        log = shown_log(self.logs, self.logs.view_now(job_id))
+        decision, now = Decision.of(job), self.context.now()
+        log = shown_log(self.logs, self.logs.view_now(job_id), self._counts, line)
         return render(
             "job.html",
             visitor,
-            now=self.context.now(),
+            now=now,
             job=job,
             new_id=uuid4(),
             attempts=attempts,
             steps=steps(job, attempts),
             progress=Progress.of(job),
-            origin=origin(job),
-            standing=standing(job),
+            parts_of_time=parts(job, attempts, now),
+            took_s=took_s(job, now),
+            origin=origin(job, self.extension.links_of(job)),
+            standing=standing(job, self._why(visitor, job)),
             decision=decision,
             may_decide=job.state is State.NEEDS_ATTENTION
             and bool(job.parked)
             and not (job.cancel_requested or waiting(job)),
             stage=stage(decision, job) if decision else "",
+            payload=self._payload(visitor, job),
             names=self.context.stores.machines.names(),
-            link=self.extension.link_of(job),
             details=read_details(job.result_details),
             log=log,
             artifacts=shown_artifacts(self.artifacts, job_id),
+            first_query=urlencode({"id": job_id, "line": 1}, errors="surrogatepass"),
             log_query=urlencode({"id": job_id}, errors="surrogatepass"),
         )
+
+    def _payload(self, visitor: Visitor, job: HubJob) -> str | None:
+        """Return the payload of a job to change; empty for one that can't be shown, None for a job that can't be changed."""
+        if not (visitor.is_admin and job.state in ENDED and can_change(job)):
+            return None
+        payload = self.context.stores.reader.short_payload(job.id, LONGEST_PAYLOAD)
+        is_plain = all(part.isprintable() for part in re.split("[\r\n\t]", payload))
+        return payload if is_plain else ""
+
+    def _why(self, visitor: Visitor, job: HubJob) -> str:
+        """Return why a job waits, for those who may know of machines and of other jobs."""
+        if job.state not in WAITING or visitor.repositories is not None:
+            return ""
+        ahead = self.context.stores.reader.ahead_of(job.id, _MOST_AHEAD)
+        return queue_of(self.context).why(job, ahead)
 
 
 def _get(path: str, handler: Handler) -> Route:

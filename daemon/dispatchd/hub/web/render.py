@@ -22,7 +22,8 @@ from dispatchd.hub.login.ways import ServiceAway
 from dispatchd.hub.web import text
 from dispatchd.hub.web import view_model as shapes
 from dispatchd.hub.web.acts import act
-from dispatchd.protocol.times import iso, utc
+from dispatchd.hub.web.markdown import markdown
+from dispatchd.protocol.times import ago, duration, iso, utc
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -101,7 +102,9 @@ def _environment() -> Environment:
     for name in ("job_path", "shown", "shown_lines", "state_word"):
         environment.filters[name] = getattr(text, name)
     environment.filters.update(title_of=shapes.title, has_ended=shapes.has_ended)
-    environment.filters.update(iso=iso, utc=utc, act=act)
+    environment.filters.update(short_id=shapes.short_id, state_of=text.state_of)
+    environment.filters.update(iso=iso, utc=utc, act=act, ago=ago, duration=duration)
+    environment.filters["markdown"] = markdown
     environment.globals.update(static=f"/static/{_VERSION}", State=State)
     return environment
 

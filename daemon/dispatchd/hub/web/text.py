@@ -5,23 +5,23 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from dispatchd.hub.domain.decisions.decision import Decision, Stage, waiting
-from dispatchd.hub.domain.model import HubJob, State
+from dispatchd.hub.domain.model import HELD, HubJob, State
 from dispatchd.redaction.escapes import COLOURS, written_out
 
 SENTENCES: Final = {
-    State.RECEIVED: "Kept, and not yet free to be handed out.",
-    State.QUEUED: "Waits for a machine that takes this workflow.",
+    State.RECEIVED: "Waits for GitHub to confirm that it may run.",
+    State.QUEUED: "Waits for a machine that has this workflow.",
     State.CLAIMED: "Handed to a machine, which has not accepted it yet.",
     State.ACCEPTED: "A machine has accepted it and has not started it yet.",
     State.RUNNING: "Runs on its machine.",
     State.NEEDS_ATTENTION: "Parked on its machine until a person decides.",
-    State.SUCCEEDED: "Ended, and all went well.",
-    State.PARTIALLY_SUCCEEDED: "Ended; a part of it went well.",
-    State.FAILED: "Ended without success.",
-    State.ABORTED: "Somebody ended it.",
-    State.REJECTED: "Never run, because its machine can't run it.",
-    State.IGNORED: "No rule wanted it.",
-    State.SUPERSEDED: "A newer job has taken its place before a machine had it.",
+    State.SUCCEEDED: "Succeeded.",
+    State.PARTIALLY_SUCCEEDED: "Succeeded in part.",
+    State.FAILED: "Failed.",
+    State.ABORTED: "Cancelled.",
+    State.REJECTED: "Not run: its machine can't run it.",
+    State.IGNORED: "Not run: GitHub did not confirm it, or nobody wants it any more.",
+    State.SUPERSEDED: "Not run: a newer job took its place.",
 }
 
 
@@ -40,6 +40,13 @@ def shown_lines(text: str) -> str:
 def state_word(state: str) -> str:
     """Return the name of a state for people."""
     return state.replace("_", " ")
+
+
+def state_of(job: HubJob) -> str:
+    """Return the state of a job for people; of one that is being cancelled it says so."""
+    if job.cancel_requested and job.state in HELD:
+        return "cancelling"
+    return state_word(job.state.value)
 
 
 def job_path(job_id: str, action: str = "") -> str:
@@ -65,18 +72,23 @@ def stage(decision: Decision, job: HubJob) -> str:
     return _STAGES[decision.stage(job)]
 
 
-def standing(job: HubJob) -> str:
-    """Return the state of a job, in a sentence or two."""
-    sentence = SENTENCES[job.state]
+def standing(job: HubJob, why: str = "") -> str:
+    """Return the state of a job, in a sentence or two.
+
+    Args:
+        job: The job.
+        why: Why it waits, in a sentence; empty if that isn't known.
+    """
+    sentence = why or SENTENCES[job.state]
     if job.state is State.QUEUED and job.lapsed:
         return (
             f"Queued again, because {shown(job.machine, 200)} was not heard of any more. "
-            "That machine may still run it until another one has it."
-        )
-    if job.state is State.QUEUED and job.only_machine:
+            f"That machine may still run it until another one has it. {why}"
+        ).strip()
+    if job.state is State.QUEUED and job.only_machine and not why:
         sentence = f"Waits for the machine {shown(job.only_machine, 200)}."
     if job.cancel_requested and not job.finished_at:
-        return f"{sentence} Somebody wants it to end, and its machine will be told."
+        return "Somebody has cancelled it. Its machine is told with its next call, and ends it."
     if job.state is State.NEEDS_ATTENTION:
         if decision := waiting(job):
             return f"Decided: {decision.choice}. Waits for its machine, which carries it out."

@@ -1,11 +1,13 @@
 """Data of a job for the templates: its history, its progress, and its origin."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from attrs import frozen
 
-from dispatchd.hub.domain.model import ENDED, Attempt, HubJob
+from dispatchd.hub.domain.model import ENDED, WAITING, Attempt, HubJob
 from dispatchd.hub.web.text import shown
 from dispatchd.protocol.times import duration
 
@@ -39,6 +41,69 @@ class Progress:
         return cls(*numbers) if len(numbers) == len(counts) else None
 
 
+_ID: Final = re.compile(
+    r"([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+)
+_LONGEST_ID: Final = 24
+"""Longest id that a list shows whole (characters), beside that of a UUID."""
+
+_SHORT_SHA: Final = 8
+_REFS: Final = ("refs/heads/", "refs/tags/", "refs/")
+
+
+@frozen(kw_only=True)
+class Row:
+    """Job in a list."""
+
+    job: HubJob
+    about: Sequence[str]
+    """Command, number, branch, commit and person, of those that there are."""
+    short_id: str
+    took_s: float | None
+    """Time that it has been on machines (seconds); None if it never was."""
+    why: str
+    """Why it waits, in a sentence; empty if it doesn't wait."""
+
+    @classmethod
+    def of(cls, job: HubJob, *, now: float, why: str = "") -> "Row":
+        """Return the row of a job at a time (seconds since the epoch)."""
+        return cls(
+            job=job,
+            about=[*_about(job)],
+            short_id=short_id(job.id),
+            took_s=took_s(job, now),
+            why=why,
+        )
+
+
+def short_id(job_id: str) -> str:
+    """Return the beginning of a job's id, which commands take too."""
+    match = _ID.fullmatch(job_id)
+    return match[1] if match else shown(job_id, _LONGEST_ID)
+
+
+def took_s(job: HubJob, now: float) -> float | None:
+    """Return how long a job has been on its machine by a time (seconds); None for one that no machine has or had."""
+    if not job.claimed_at or job.state in WAITING:
+        return None
+    return max(0.0, (job.finished_at or now) - job.claimed_at)
+
+
+def _about(job: HubJob) -> Iterator[str]:
+    document = job.document
+    if document.command and job.workflow:
+        yield f"/{document.command}"
+    if document.number:
+        yield f"#{document.number}"
+    ref = document.ref
+    if ref and not (document.number and ref.startswith("refs/pull/")):
+        yield next((ref[len(start) :] for start in _REFS if ref.startswith(start)), ref)
+    if document.sha:
+        yield document.sha[:_SHORT_SHA]
+    if document.actor:
+        yield f"by {document.actor}"
+
+
 def steps(job: HubJob, attempts: Sequence[Attempt]) -> list[Step]:
     """Return the history of a job, oldest step first."""
     return sorted(_steps(job, attempts), key=lambda step: step.at)
@@ -66,23 +131,73 @@ def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
         yield Step(job.finished_at, "Ended", detail=detail if began else "")
 
 
-def origin(job: HubJob) -> list[tuple[str, str]]:
-    """Return the origin of a job: its event, actor and subject, as pairs of a label and a text."""
+_WIDTH: Final = 1000
+"""Width of the bar, in its own unit."""
+
+_LEAST: Final = 6
+"""Least width of a part of it, so that it can be seen."""
+
+
+@frozen(kw_only=True)
+class Part:
+    """Part of the time of a job, as the bar on its page shows it."""
+
+    name: str
+    seconds: float
+    x: int
+    width: int
+
+
+def parts(job: HubJob, attempts: Sequence[Attempt], now: float) -> list[Part]:
+    """Return the parts of a job's time until now or its end, in their order (seconds since the epoch)."""
+    end = job.finished_at or now
+    first = min((each.claimed_at for each in attempts), default=0.0) or job.claimed_at
+    is_held = job.state not in WAITING
+    points = [
+        ("waiting", first or end),
+        ("earlier claims", job.claimed_at if first and is_held else end),
+        ("handed over", (job.accepted_at or end) if job.claimed_at else end),
+        ("running" if job.accepted_at else "", end),
+    ]
+    spans: list[tuple[str, float]] = []
+    at = job.created_at
+    for name, until in points:
+        seconds = min(until, end) - at
+        if name and seconds > 0:
+            spans.append((name, seconds))
+            at = min(until, end)
+    whole = sum(seconds for _, seconds in spans)
+    found, x = [], 0
+    room = _WIDTH - _LEAST * len(spans)
+    for name, seconds in spans:
+        width = _LEAST + round(room * seconds / whole)
+        found.append(Part(name=name, seconds=seconds, x=x, width=width))
+        x += width
+    return found
+
+
+def origin(job: HubJob, links: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Return the origin of a job: its event, actor and subject, as a label, a text and an address, which may be empty."""
     document = job.document
-    pairs: Iterable[tuple[str, str | int]] = (
-        ("Event", document.event),
-        ("Action", document.action),
-        ("Asked for by", document.actor),
-        ("Repository", document.repository),
-        ("Pull request", document.pull_request),
-        ("Issue", document.issue),
-        ("Ref", document.ref),
-        ("Commit", document.sha),
-        ("Command", document.command),
-        ("Run to cancel", document.target),
-        ("Delivery", document.delivery_id),
+    found: Iterable[tuple[str, str | int, str]] = (
+        ("Event", document.event, ""),
+        ("Action", document.action, ""),
+        ("Asked for by", document.actor, ""),
+        ("Repository", document.repository, "repository_name"),
+        ("Pull request", document.pull_request, "pull_request_number"),
+        ("Issue", document.issue, "issue_number"),
+        ("Ref", document.ref, ""),
+        ("Commit", document.sha, "sha"),
+        ("Check", "check run" if "check" in links else "", "check"),
+        ("Command", document.command, ""),
+        ("Run to cancel", document.target, ""),
+        ("Delivery", document.delivery_id, ""),
     )
-    return [(label, str(value)) for label, value in pairs if value]
+    return [
+        (label, str(value), links.get(name, ""))
+        for label, value, name in found
+        if value
+    ]
 
 
 def title(job: HubJob) -> str:

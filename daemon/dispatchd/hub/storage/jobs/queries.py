@@ -14,6 +14,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
 )
 
 from dispatchd.hub.domain.binding import Binding
@@ -51,10 +52,12 @@ _FREE: Final = and_(
 _DECLARED: Final = or_(
     _JOB.urgent == true(), _JOB.workflow.in_(bindparam("declared", expanding=True))
 )
+ORDER: Final = (_JOB.urgent.desc(), _JOB.priority.desc(), _JOB.turn, _JOB.position)
+"""Order in which queued jobs are dispatched."""
 NEXT: Final = (
     select(*COLUMNS)
     .where(_FREE)
-    .order_by(_JOB.urgent.desc(), _JOB.priority.desc(), _JOB.turn, _JOB.position)
+    .order_by(*ORDER)
     .limit(1)
     .with_for_update(skip_locked=True)
 )
@@ -125,6 +128,27 @@ def newest_repositories(most: int) -> Select[tuple[str]]:
         .order_by(position.desc())
         .limit(most)
     )
+
+
+def ahead_of(job_id: str) -> Select[tuple[int]]:
+    """Return the query of the queued jobs that are dispatched before a queued one (`ORDER`)."""
+    one = JOBS.alias("one")
+    own = select(one).where(one.c.id == job_id).subquery("own")
+    is_ahead = or_(
+        and_(_JOB.urgent == true(), own.c.urgent == false()),
+        and_(
+            _JOB.urgent == own.c.urgent,
+            or_(
+                _JOB.priority > own.c.priority,
+                and_(
+                    _JOB.priority == own.c.priority,
+                    tuple_(_JOB.turn, _JOB.position)
+                    < tuple_(own.c.turn, own.c.position),
+                ),
+            ),
+        ),
+    )
+    return select(_JOB.position).select_from(JOBS.join(own, is_ahead)).where(_QUEUED)
 
 
 def _like(pattern: str) -> str:

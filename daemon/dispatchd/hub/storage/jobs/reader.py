@@ -1,16 +1,16 @@
 """Read access to jobs: each call reads one consistent state, without blocking writers."""
 
 from collections.abc import Collection, Iterator
-from typing import Final
+from typing import Any, Final
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, func, literal, select
+from sqlalchemy import ColumnElement, Select, func, literal, select
 
-from dispatchd.hub.domain.model import HELD, Attempt, HubJob, State
+from dispatchd.hub.domain.model import HELD, WAITING, Attempt, HubJob, State
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.requeues import requeued_of
-from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job
+from dispatchd.hub.storage.jobs.rows import COLUMNS, read_document, read_job
 from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS, Words
 
 _JOB: Final = JOBS.c
@@ -25,11 +25,35 @@ class Filter:
     workflow: str = ""
     like: str = ""
     """Beginning of the id."""
+    words: str = ""
+    """Words that a job has to have in what its page says of its origin, in any case."""
     before: str = ""
-    """Id of a job; only those that were submitted before it."""
+    """Id of the job before which the others were submitted."""
     limit: int = 100
     repositories: frozenset[str] | None = None
     """Repositories whose jobs may be shown; None for all jobs."""
+
+
+SEARCHED: Final = 5000
+"""Newest jobs that a search by words reads (count): no index has them."""
+
+
+@frozen(kw_only=True)
+class HeldJob:
+    """A job that a machine has."""
+
+    id: str
+    workflow: str
+    machine: str
+    state: State
+
+
+@frozen(kw_only=True)
+class Wait:
+    """Wait of a job for a machine (seconds since the epoch); `ended_at` is 0 while it waits."""
+
+    created_at: float
+    ended_at: float
 
 
 _SHORT: Final = [
@@ -71,6 +95,13 @@ class JobReader:
             row = db.execute(query).first()
             return None if row is None else (row.payload, row.headers)
 
+    def short_payload(self, job_id: str, most: int) -> str:
+        """Return the payload of a job (JSON); empty for a longer one, or for none."""
+        length = func.length(TEXTS.c.payload)
+        query = select(TEXTS.c.payload).where(TEXTS.c.id == job_id, length <= most)
+        with self._database.snapshot() as db:
+            return db.execute(query).scalar() or ""
+
     def requeued_of(self, job_id: str) -> str:
         """Return the id of the job that a requeued job runs again; empty for any other job."""
         with self._database.snapshot() as db:
@@ -88,6 +119,69 @@ class JobReader:
         with self._database.snapshot() as db:
             return [*db.execute(queries.newest_repositories(most)).scalars()]
 
+    def _search(self, query: Select[Any], job_filter: Filter) -> list[HubJob]:
+        """Return those of the newest jobs that have the words, sorted oldest first."""
+        if job_filter.repositories is not None:
+            query = query.where(_JOB.repository.in_(job_filter.repositories))
+        words = job_filter.words.lower().split()
+        scan = query.with_only_columns(_JOB.position, _JOB.id, _JOB.document)
+        found: list[int] = []
+        with self._database.snapshot() as db:
+            for position, job_id, document in db.execute(scan):
+                said = searched(job_id, document)
+                if all(word in said for word in words):
+                    found.append(position)
+                if len(found) == job_filter.limit:
+                    break
+            rows = select(*_SHORT).where(_JOB.position.in_(found))
+            ordered = rows.order_by(_JOB.position)
+            return [read_job(row) for row in db.execute(ordered).mappings().all()]
+
+    def held(self, most: int) -> list[HeldJob]:
+        """Return the jobs that machines have, at most so many, oldest first."""
+        columns = (_JOB.id, _JOB.workflow, _JOB.machine, _JOB.state)
+        query = select(*columns).where(_JOB.state.in_(HELD)).order_by(_JOB.position)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.limit(most)).all()
+        return [
+            HeldJob(id=job_id, workflow=workflow, machine=machine, state=State(state))
+            for job_id, workflow, machine, state in rows
+        ]
+
+    def next_queued(self, most: int) -> list[HubJob]:
+        """Return the queued jobs in the order in which they are dispatched, at most so many."""
+        query = select(*_SHORT).where(_JOB.state == State.QUEUED)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.order_by(*queries.ORDER).limit(most)).mappings()
+            return [read_job(row) for row in rows.all()]
+
+    def ahead_of(self, job_id: str, most: int) -> int:
+        """Return the number of queued jobs that are dispatched before a queued one, at most so many."""
+        with self._database.snapshot() as db:
+            query = queries.ahead_of(job_id).limit(most).subquery()
+            return db.execute(select(func.count()).select_from(query)).scalar() or 0
+
+    def waits(self, *, since: float, most: int) -> list[Wait]:
+        """Return the waits of the newest jobs, at most so many, that were submitted since a time or still wait.
+
+        Args:
+            since: The time (seconds since the epoch).
+            most: Most of them (count).
+        """
+        columns = (_JOB.state, _JOB.created_at, _JOB.claimed_at, _JOB.finished_at)
+        newest = select(*columns).order_by(_JOB.position.desc()).limit(most)
+        old = newest.where(_JOB.state == State.QUEUED, _JOB.created_at < since)
+        with self._database.snapshot() as db:
+            rows = [row for row in db.execute(newest) if row.created_at >= since]
+            rows += db.execute(old).all()
+        return [
+            Wait(
+                created_at=created_at,
+                ended_at=0 if state in WAITING else claimed_at or finished_at,
+            )
+            for state, created_at, claimed_at, finished_at in rows
+        ]
+
     def list(self, job_filter: Filter) -> list[HubJob]:
         """Return the newest jobs, sorted oldest first."""
         query = select(*_SHORT).where(*_conditions(job_filter))
@@ -97,6 +191,8 @@ class JobReader:
             beginning = func.substr(_JOB.id, 1, len(like), type_=Words)
             query = query.where(beginning == like).order_by(func.length(_JOB.id))
         query = query.order_by(newest).limit(job_filter.limit)
+        if job_filter.words:
+            return self._search(query.limit(SEARCHED), job_filter)
         if job_filter.repositories is not None:
             # An index finds their positions; only the rows that are returned are read.
             is_theirs = _JOB.repository.in_(job_filter.repositories)
@@ -136,6 +232,19 @@ class JobReader:
         first = select(_JOB.created_at).where(_JOB.state == State.QUEUED)
         with self._database.snapshot() as db:
             return db.execute(first.order_by(_JOB.position).limit(1)).scalar()
+
+
+def searched(job_id: str, document: str) -> str:
+    """Return the text in which a search finds a job, in lower case.
+
+    Args:
+        job_id: Its id.
+        document: Its document as it is stored.
+    """
+    job = read_document(job_id, document)
+    number = f"#{job.number}" if job.number else ""
+    texts = (job.workflow, job.command, job.repository, number, job.ref, job.sha)
+    return " ".join((job_id, *texts, job.actor, job.event, job.rule)).lower()
 
 
 def _conditions(job_filter: Filter) -> Iterator[ColumnElement[bool]]:

@@ -9,6 +9,7 @@ from attrs import asdict, evolve, fields
 from sqlalchemy import Connection, and_, bindparam, delete, insert, true, update
 
 from dispatchd.hub.domain import claim_rules
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.events import News
 from dispatchd.hub.domain.model import Attempt, Check, HubJob, State
 from dispatchd.hub.storage.database import announce, origin_of
@@ -46,6 +47,11 @@ def read_job(row: Mapping[Any, Any]) -> HubJob:
     values["document"] = _document(values["id"], values["document"])
     values["state"] = State(values["state"])
     return HubJob(**values)
+
+
+def read_document(job_id: str, text: str) -> JobDocument:
+    """Return the document of a job as it is stored; an empty one where the database is damaged."""
+    return JobDocument(_document(job_id, text))
 
 
 def _document(job_id: str, text: str) -> Any:  # noqa: ANN401  # converted by the model

@@ -6,6 +6,19 @@ const RETRY_MS = 2000;
 // For what nothing announces, such as when a machine has pulled last.
 const LOOK_MS = 30000;
 
+// Times are in the reader's own zone, with UTC beside it on hover.
+const LOCAL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+function localise(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    const utc = time.title || time.textContent;
+    if (time.hasAttribute("data-age")) time.title = `${LOCAL.format(at)} (${utc})`;
+    else [time.title, time.textContent] = [utc, LOCAL.format(at)];
+  }
+}
+localise(document);
+
 const link = document.getElementById("link");
 let source = null;
 let retry = 0;
@@ -41,6 +54,7 @@ async function load() {
   if (reply.type === "opaqueredirect") return location.reload();
   if (!reply.ok) throw new Error(String(reply.status));
   const fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
+  localise(fresh);
   for (const before of document.querySelectorAll("[data-live]")) {
     const after = fresh.querySelector(`[data-live="${before.dataset.live}"]`);
     if (after) replace(before, after);
@@ -126,18 +140,48 @@ function leaveLog() {
 
 if (section) {
   const pre = section.querySelector("pre");
-  pre.scrollTop = pre.scrollHeight;
+  const wanted = location.hash.startsWith("#L") && document.getElementById(location.hash.slice(1));
+  if (wanted) wanted.scrollIntoView({ block: "center" });
+  else pre.scrollTop = pre.scrollHeight;
+  // The address names the line, for whoever opens it elsewhere.
+  pre.addEventListener("click", (event) => {
+    const number = event.target.dataset.n;
+    if (!number) return;
+    const query = new URLSearchParams(location.search);
+    query.set("line", number);
+    history.replaceState(null, "", `?${query}`);
+    location.replace(`#${event.target.id}`);
+  });
   followLog();
   document.addEventListener("visibilitychange", () => (document.hidden ? leaveLog() : followLog()));
 }
 
-// Up and down, or k and j, move from row to row while the focus is in a table of jobs.
+// Keys. Those of a single character can be turned off, as speech input needs it.
+const keys = document.getElementById("keys");
+const keysOn = document.getElementById("keys-on");
+keysOn.checked = localStorage.getItem("keys") !== "off";
+keysOn.addEventListener("change", () => localStorage.setItem("keys", keysOn.checked ? "on" : "off"));
+const keysOpen = document.getElementById("keys-open");
+keysOpen.hidden = false;
+keysOpen.addEventListener("click", () => keys.showModal());
+
+function step(table, by) {
+  const rows = [...table.querySelectorAll("tbody [data-key]")];
+  const at = rows.indexOf(document.activeElement);
+  rows[at < 0 ? 0 : at + by]?.focus();
+}
+
 document.addEventListener("keydown", (event) => {
-  const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[event.key];
-  const table = event.target.closest("[data-rows]");
-  if (!step || !table || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
-  const rows = [...table.querySelectorAll("tbody a")];
-  rows[rows.indexOf(event.target) + step]?.focus();
+  if (event.ctrlKey || event.altKey || event.metaKey || keys.open) return;
+  if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+  const inTable = event.target.closest("[data-rows]");
+  const arrow = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const letter = keysOn.checked && { j: 1, k: -1 }[event.key];
+  const table = inTable || (letter && document.querySelector("[data-rows]"));
+  if (table && (arrow || letter)) step(table, arrow || letter);
+  else if (keysOn.checked && event.key === "/" && document.querySelector("[data-search]")) document.querySelector("[data-search]").focus();
+  else if (keysOn.checked && event.key === "?") keys.showModal();
+  else return;
   event.preventDefault();
 });
 
