@@ -311,6 +311,6 @@ async def test_a_log_grows_on_the_page(owner: Visit) -> None:
     await expect(log).to_contain_text("<img src=x")
     assert await log.locator("img").count() == 0
     await log.locator("#L2").click(position={"x": 5, "y": 5})
-    await owner.page.wait_for_url("**/jobs/j?line=2#L2")
+    await owner.page.wait_for_url(re.compile(r"/jobs/j\?line=2#L2$"))
     assert (await held.beat()).json()["watching"] is True
     await shoot(owner, "log")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from support.hub import HubHere
 
@@ -19,6 +19,11 @@ AXE = (
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+PATIENCE_MS = 20_000
+"""Longest wait for anything on a page (milliseconds)."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @define
@@ -91,7 +96,7 @@ async def visit(browser: Browser, hub: HubHere, **options: Any) -> AsyncIterator
     """Give somebody a browser without any cookie for the length of a block."""
     context = await browser.new_context(**options)
     page = await context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE_MS)
     visitor = Visit(hub, context, page)
     context.on("request", lambda request: visitor.requests.append(request.url))
     page.on(
