@@ -41,6 +41,8 @@ function selectorOf(element) {
 
 function replace(before, after) {
   if (before.innerHTML === after.innerHTML) return;
+  // A note that somebody writes is not taken away.
+  if ([...before.querySelectorAll("textarea")].some((text) => text.value !== text.defaultValue)) return;
   const focused = before.contains(document.activeElement) ? selectorOf(document.activeElement) : null;
   const scrolled = [...before.querySelectorAll("[id]")].map((each) => [each.id, each.scrollTop, each.scrollLeft]);
   before.replaceChildren(...after.childNodes);
