@@ -49,7 +49,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not host and not torture"
 
-## test-host: with systemd, control groups, PostgreSQL, a browser, promtool and npm; what isn't there is skipped
+## test-host: with systemd, control groups, PostgreSQL, a browser, promtool, npm, and what `make dist` has built; what isn't there is skipped
 # By files, so that one worker has all tests of systemd, and another one those of the browser.
 test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
@@ -79,7 +79,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
 	$(BIN)/python docs/pictures.py
 
-## dist: build wheel, sdist, locked requirements, SBOM, licenses and checksums into dist/, each twice
+## dist: build wheel, sdist, locked requirements, bundle, SBOM, licenses and checksums into dist/, each twice
 dist: $(VENV)/.release
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python packaging/dist.py
 

@@ -1,4 +1,4 @@
-"""Build a release into dist/: wheel, sdist, locked requirements, SBOM, licenses, and the checksums of them all.
+"""Build a release into dist/: wheel, sdist, locked requirements, bundle, SBOM, licenses, and the checksums of them all.
 
 Run it by `make dist`. Everything is built twice, and nothing is kept if the two differ. No file names an index or an address to
 download from: `pip install --require-hashes` finds the packages wherever the site has them.
@@ -8,30 +8,38 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+import bundle
+from commands import ROOT, commit_time, index_of_pip, run
+
 EXTRAS: Final = ("hub", "otel")
 """The extras that a user may install."""
+
+PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+STEM: Final = f"{PROJECT['name']}-{PROJECT['version']}"
 
 
 def main() -> int:
     """Return 0, or 1 after a line that says what differs between two builds."""
     target = ROOT / "dist"
-    os.environ.update(index_of_pip())
-    with TemporaryDirectory() as first, TemporaryDirectory() as second:
-        for folder in (first, second):
-            build(Path(folder))
-        built = sorted(file.name for file in Path(first).iterdir())
+    os.environ.update(index_of_pip(), SOURCE_DATE_EPOCH=str(commit_time()))
+    with TemporaryDirectory() as top:
+        first, second, taken = (Path(top, name) for name in ("1", "2", "taken"))
+        take(taken)
+        with ThreadPoolExecutor(2) as pool:
+            # list() raises what went wrong in one of them.
+            list(pool.map(build, (first, second), (taken, taken)))
+        built = sorted(file.name for file in first.iterdir())
         for name in built:
-            if Path(first, name).read_bytes() != Path(second, name).read_bytes():
+            if (first / name).read_bytes() != (second / name).read_bytes():
                 print(f"two builds of {name} differ", file=sys.stderr)
                 return 1
         shutil.rmtree(target, ignore_errors=True)
@@ -40,43 +48,50 @@ def main() -> int:
     return 0
 
 
-def build(folder: Path) -> None:
-    """Build every file of a release into an empty folder."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    stem = f"{project['name']}-{project['version']}"
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": commit_time()}
-    package = (
-        sys.executable,
-        "-m",
-        "build",
-        "--no-isolation",
-        "--outdir",
-        folder,
-        ROOT,
-    )
-    run(*package, env=environment)
-
-    requirements = folder / f"{stem}-requirements.txt"
+def take(folder: Path) -> None:
+    """Lock what a release needs, and put the wheels of it, and of pip, into a new folder."""
+    folder.mkdir()
+    (folder / "pip.in").write_text("pip\n")
     extras = [argument for extra in EXTRAS for argument in ("--extra", extra)]
-    lock = ("uv", "pip", "compile", "pyproject.toml", *extras, "--generate-hashes")
-    plain = ("--no-annotate", "--no-header", "--no-emit-index-url", "--quiet")
-    # One file for every platform and each Python that the project supports.
-    everywhere = ("--universal", "--python-version", "3.11")
-    run(*lock, *plain, *everywhere, "--output-file", requirements)
+    lock("pyproject.toml", *extras, into=folder / "requirements.txt")
+    lock(folder / "pip.in", into=folder / "pip.txt")
+    for name in ("requirements.txt", "pip.txt"):
+        bundle.download(folder / name, folder / "wheels")
 
-    with installed(requirements, next(folder.glob("*.whl"))) as python:
-        scan = ("cyclonedx-py", "environment", "--pyproject", "pyproject.toml")
-        same = ("--output-reproducible", "--short-PURLs")
-        bom = json.loads(run(*scan, *same, python, env=environment))
-    for component in (*bom["components"], *bom["metadata"]["tools"]["components"]):
-        component.pop("externalReferences", None)
-    text = json.dumps(bom, indent=2, sort_keys=True)
-    (folder / f"{stem}-sbom.cdx.json").write_text(text + "\n")
-    lines = [
-        f"{each['name']} {each['version']}: {licenses(each)}"
-        for each in bom["components"]
-    ]
-    (folder / f"{stem}-licenses.txt").write_text("\n".join(sorted(lines)) + "\n")
+
+def lock(*sources: str | Path, into: Path) -> None:
+    """Lock requirements with hashes, for every platform and each Python that the project supports."""
+    plain = ("--no-annotate", "--no-header", "--no-emit-index-url", "--quiet")
+    everywhere = ("--universal", "--python-version", PROJECT["requires-python"][2:])
+    compiled = ("uv", "pip", "compile", *sources, "--generate-hashes")
+    run(*compiled, *plain, *everywhere, "--output-file", into)
+
+
+def build(folder: Path, taken: Path) -> None:
+    """Build every file of a release into a new folder, from the sources and from what was taken."""
+    folder.mkdir()
+    package = (sys.executable, "-m", "build", "--no-isolation", "--outdir")
+    run(*package, folder, ROOT)
+    requirements = folder / f"{STEM}-requirements.txt"
+    shutil.copyfile(taken / "requirements.txt", requirements)
+
+    with TemporaryDirectory() as inside:
+        wheels, locked = Path(inside, "wheels"), Path(inside, "requirements.txt")
+        shutil.copytree(taken / "wheels", wheels)
+        wheel = Path(shutil.copy(next(folder.glob("*.whl")), wheels))
+        extras = f"[{','.join(EXTRAS)}]"
+        own = bundle.requirement(PROJECT["name"], PROJECT["version"], wheel, extras)
+        pip = (taken / "pip.txt").read_text()
+        locked.write_text(requirements.read_text() + pip + own)
+        inventory(folder, wheels, locked)
+        parts = {
+            "requirements.txt": locked,
+            "sbom.cdx.json": folder / f"{STEM}-sbom.cdx.json",
+            "licenses.txt": folder / f"{STEM}-licenses.txt",
+        }
+        version = PROJECT["version"]
+        archive = folder / f"{STEM}-bundle-{bundle.kind()}.tar.gz"
+        bundle.build(archive, version, wheels, parts)
 
     sums = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}"
@@ -85,15 +100,32 @@ def build(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
 
 
+def inventory(folder: Path, wheels: Path, locked: Path) -> None:
+    """Write the SBOM and the licenses of what a release consists of."""
+    with installed(wheels, locked) as python:
+        scan = ("cyclonedx-py", "environment", "--pyproject", "pyproject.toml")
+        same = ("--output-reproducible", "--short-PURLs")
+        bom = json.loads(run(*scan, *same, python))
+    for component in (*bom["components"], *bom["metadata"]["tools"]["components"]):
+        component.pop("externalReferences", None)
+    text = json.dumps(bom, indent=2, sort_keys=True)
+    (folder / f"{STEM}-sbom.cdx.json").write_text(text + "\n")
+    lines = [
+        f"{each['name']} {each['version']}: {licenses(each)}"
+        for each in bom["components"]
+    ]
+    (folder / f"{STEM}-licenses.txt").write_text("\n".join(sorted(lines)) + "\n")
+
+
 @contextmanager
-def installed(requirements: Path, wheel: Path) -> Iterator[Path]:
-    """Install a wheel and what it needs, by hash, into an environment of its own; yield its Python."""
+def installed(wheels: Path, locked: Path) -> Iterator[Path]:
+    """Install wheels, by hash and from nowhere else, into an environment of its own; yield its Python."""
     with TemporaryDirectory() as folder:
         run("uv", "venv", "--quiet", "--python", sys.executable, folder)
         python = Path(folder, "bin", "python")
         into = ("uv", "pip", "install", "--quiet", "--python", python)
-        run(*into, "--require-hashes", "--requirements", requirements)
-        run(*into, "--no-deps", wheel)
+        offline = ("--offline", "--no-index", "--find-links", wheels)
+        run(*into, *offline, "--require-hashes", "--requirements", locked)
         yield python
 
 
@@ -108,27 +140,6 @@ def licenses(component: dict[str, Any]) -> str:
     ]
     named = [each for each in spdx if each] or [each.splitlines()[0] for each in words]
     return ", ".join(dict.fromkeys(named)) or "not named"
-
-
-def index_of_pip() -> dict[str, str]:
-    """Return the variable that leads uv to the index that pip uses; uv doesn't read pip's configuration."""
-    configured = (sys.executable, "-m", "pip", "config", "get", "global.index-url")
-    found = subprocess.run(configured, capture_output=True, text=True, check=False)
-    index = os.environ.get("PIP_INDEX_URL") or found.stdout.strip()
-    return {"UV_DEFAULT_INDEX": index} if index else {}
-
-
-def commit_time() -> str:
-    """Return when the commit that is built was made (seconds since the epoch)."""
-    return run("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
-
-
-def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
-    """Run a command in the project's folder, and return what it prints. Ends the build if it fails."""
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout
 
 
 if __name__ == "__main__":
