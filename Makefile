@@ -79,7 +79,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
 	$(BIN)/python docs/pictures.py
 
-## dist: build wheel, sdist, locked requirements, bundle, SBOM, licenses and checksums into dist/, each twice
+## dist: build wheel, sdist, locked requirements, bundle, Debian package, one file, SBOM, licenses and checksums into dist/, each twice
 dist: $(VENV)/.release
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python packaging/dist.py
 

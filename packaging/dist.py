@@ -1,4 +1,4 @@
-"""Build a release into dist/: wheel, sdist, locked requirements, bundle, SBOM, licenses, and the checksums of them all.
+"""Build a release into dist/: wheel, sdist, locked requirements, bundle, Debian package, one file, SBOM, licenses, and the checksums of them all.
 
 Run it by `make dist`. Everything is built twice, and nothing is kept if the two differ. No file names an index or an address to
 download from: `pip install --require-hashes` finds the packages wherever the site has them.
@@ -18,6 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import bundle
+import debian
+import one_file
 from commands import ROOT, commit_time, index_of_pip, run
 
 EXTRAS: Final = ("hub", "otel")
@@ -38,6 +40,8 @@ def main() -> int:
             # list() raises what went wrong in one of them.
             list(pool.map(build, (first, second), (taken, taken)))
         built = sorted(file.name for file in first.iterdir())
+        # The checksums last, as they differ with any other.
+        built.sort(key="SHA256SUMS".__eq__)
         for name in built:
             if (first / name).read_bytes() != (second / name).read_bytes():
                 print(f"two builds of {name} differ", file=sys.stderr)
@@ -92,6 +96,12 @@ def build(folder: Path, taken: Path) -> None:
         version = PROJECT["version"]
         archive = folder / f"{STEM}-bundle-{bundle.kind()}.tar.gz"
         bundle.build(archive, version, wheels, parts)
+        locked.write_text(requirements.read_text() + own)
+        one_file.build(folder / f"{STEM}-{bundle.kind()}.pex", wheels, locked)
+        if debian.is_possible():
+            debian.build(folder, version, wheels, locked)
+        else:
+            print("no dpkg-deb here: dist/ has no Debian package")
 
     sums = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}"

@@ -221,6 +221,18 @@ async def test_an_install_that_is_killed_leaves_the_release_before_and_is_repeat
     assert (after.returncode, version_of(prefix)) == (0, "2")
 
 
+def test_every_user_may_read_what_root_installs_with_a_narrow_umask(
+    tmp_path: Path,
+) -> None:
+    unpacked, prefix = stub(tmp_path / "1", "1"), tmp_path / "prefix"
+
+    done = unpacked.install(prefix, wrapper=("sh", "-c", 'umask 077; "$@"', "sh"))
+
+    assert done.returncode == 0, done
+    modes = {path: path.stat().st_mode for path in prefix.rglob("*")}
+    assert not [path for path, mode in modes.items() if not mode & 0o004]
+
+
 def test_a_wheel_that_was_changed_is_refused(tmp_path: Path) -> None:
     first, second = (stub(tmp_path / v, v) for v in ("1", "2"))
     prefix = tmp_path / "prefix"

@@ -40,12 +40,14 @@ _LOCK = Path("/run/dispatchd-test-machine.lock")
 class Machine:
     """A booted machine: `folder` is ours and has its /etc/dispatchd and /etc/credstore.
 
-    One that is bare has the program alone, and an /etc of its own.
+    One that is bare has the program alone, and an /etc of its own. It sees folders of this machine where `overlaid` says,
+    and what it writes there goes with it.
     """
 
     folder: Path
     name: str
     bare: bool = False
+    overlaid: Mapping[str, str] = {}
     nspawn: subprocess.Popen[bytes] = field(init=False)
     init: int = field(default=0, init=False)
 
@@ -85,6 +87,10 @@ class Machine:
                     # Those that it doesn't know to be harmless.
                     f"--system-call-filter={' '.join(_CALLS)}",
                     *(f"--bind-ro={path}:{place}" for path, place in binds.items()),
+                    *(
+                        f"--overlay={path}::{place}"
+                        for path, place in self.overlaid.items()
+                    ),
                     *("--boot", "systemd.mask=systemd-firstboot.service"),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -98,20 +104,22 @@ class Machine:
         return self.folder / "etc"
 
     async def run(
-        self, *command: str, check: bool = True
+        self, *command: str, check: bool = True, within_s: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as root, while the endpoint goes on answering."""
-        return await to_thread.run_sync(lambda: self.run_now(*command, check=check))
+        return await to_thread.run_sync(
+            lambda: self.run_now(*command, check=check, within_s=within_s)
+        )
 
     def run_now(
-        self, *command: str, check: bool = True
+        self, *command: str, check: bool = True, within_s: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as root, and let everything here wait for it."""
         done = subprocess.run(
             ["nsenter", "-t", str(self.init), "-a", "--", *command],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=within_s,
             check=False,
         )
         assert not check or done.returncode == 0, (command, done, self.journal())
@@ -175,7 +183,9 @@ class Machine:
 
 
 @contextmanager
-def booted(folder: Path, *, bare: bool = False) -> Iterator[Machine]:
+def booted(
+    folder: Path, *, bare: bool = False, overlaid: Mapping[str, str] = {}
+) -> Iterator[Machine]:
     """Give a booted machine; skip, with the reason, where none can be had."""
     for program in ("systemd-nspawn", "nsenter", "dbus-daemon"):
         if shutil.which(program) is None:
@@ -183,7 +193,7 @@ def booted(folder: Path, *, bare: bool = False) -> Iterator[Machine]:
     if os.geteuid() != 0:
         pytest.skip("only root may boot a container")
     with _alone():
-        machine = Machine(folder, f"dispatchd-test-{os.getpid()}", bare)
+        machine = Machine(folder, f"dispatchd-test-{os.getpid()}", bare, overlaid)
         try:
             _wait_for_boot(machine)
             yield machine
