@@ -47,7 +47,7 @@ def package() -> Path:
     needs = subprocess.run(
         ["dpkg-deb", "--field", file, "Depends"], capture_output=True, check=True
     ).stdout.decode()
-    python = needs.split("python")[1].split(",")[0]
+    python = needs.split("python")[1].split(",")[0].strip()
     if not Path(f"/usr/bin/python{python}").exists():
         pytest.skip(f"this machine has no python{python}, which the package needs")
     return file
