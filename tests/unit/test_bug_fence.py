@@ -133,6 +133,8 @@ BOUNDED = {
         "hub/storage/artifacts/files.py:_hash_of",
         "hub/storage/artifacts/files.py:_locked",
     ),
+    # Lines of a log, read to a place or to its end.
+    *("hub/web/log_lines.py:line_at", "hub/web/log_lines.py:offset_of"),
     # An answer of a provider, up to a limit and with a deadline.
     "hub/login/http.py:_answer",
     # A trial of an endpoint: bodies up to a limit, and a wait with a deadline.
