@@ -291,6 +291,26 @@ async def test_hostile_texts_are_only_shown(owner: Visit) -> None:
     assert owner.complaints == []
 
 
+async def test_a_note_stays_while_the_page_updates_itself(owner: Visit) -> None:
+    await owner.hub.submit({"id": "j", **CI})
+    held = await Machine(http=owner.hub.http).pull()
+    await held.accept()
+    await held.beat("needs_attention", reason="Which?", parked="stay-1")
+    await owner.go("/jobs/j")
+    await owner.is_live()
+    note = owner.page.get_by_label("Note")
+    await note.fill("More disk.")
+    before = await owner.page.locator('[data-live="timeline"]').inner_html()
+
+    await held.beat("needs_attention", reason="Which one?", parked="stay-2")
+
+    await owner.page.wait_for_function(
+        "before => document.querySelector('[data-live=timeline]').innerHTML !== before",
+        arg=before,
+    )
+    await expect(note).to_have_value("More disk.")
+
+
 async def test_a_log_grows_on_the_page(owner: Visit) -> None:
     await owner.hub.submit({"id": "j", **CI})
     held = await Machine(http=owner.hub.http).pull()
