@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -162,12 +162,14 @@ command = [{quoted}]
 
 @contextmanager
 def daemon(
-    config: Path, python: str = sys.executable
+    config: Path,
+    python: str = sys.executable,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a daemon; its log goes to a file beside its configuration."""
+    """Run a daemon, in an environment or in this one; its log goes to a file beside its configuration."""
     with (config.parent / "daemon.log").open("ab") as log:
         command = [python, "-m", "dispatchd", "run", "--config", str(config)]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         yield process
     finally:

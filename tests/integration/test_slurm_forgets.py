@@ -8,6 +8,7 @@ import pytest
 from support.engine_scene import WAITS
 from support.slurm import Cluster, booted
 from support.slurm_scene import scene
+from support.until import until
 
 pytestmark = pytest.mark.host
 
@@ -54,3 +55,35 @@ async def test_a_controller_that_is_killed_right_after_a_release_runs_nothing_tw
 
     assert "exit code 4" in end["result_summary"], end
     assert at.runs == 1
+
+
+async def test_an_attempt_whose_node_is_lost_is_lost_and_begins_again_where_it_may(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    script = 'echo "$DISPATCHD_JOB_ID $DISPATCHD_ATTEMPT $SLURMD_NODENAME" >>{folder}/nodes; '
+    workflows = {"once": script + WAITS, "again": script + WAITS}
+    async with scene(tmp_path, cluster, workflows) as at:
+        file, table = at.daemon.config, '[workflows."again"]'
+        file.write_text(file.read_text().replace(table, f"{table}\nmax_retries = 1"))
+        at.daemon.kill()
+        at.daemon.start()
+        # Both go to one node: the other one comes back when it is empty.
+        await cluster.run(
+            "scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=x"
+        )
+        for name in workflows:
+            at.hand_out(name, name)
+        await until(lambda: at.runs == len(workflows), 60, "both")
+        await cluster.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+        cluster.lose("n1")
+        await cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=x")
+        once = await at.finished("once")
+        await until(lambda: at.runs == len(workflows) + 1, 60, "the second attempt")
+        at.go()
+        again = await at.finished("again")
+
+    assert (once["result_status"], once["result_cause"]) == ("failed", "lost")
+    assert "its node failed" in once["result_summary"]
+    assert "exit code 4" in again["result_summary"]
+    nodes = sorted((tmp_path / "nodes").read_text().splitlines())
+    assert nodes == ["again 1 n1", "again 2 n2", "once 1 n1"]

@@ -1,22 +1,20 @@
 """Parts of the Slurm engine that need no cluster: the script with its claim, states, listings, options."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
-from attrs import frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatchd.agent.config.engines import OURS, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import Cloud, EngineEntry, File, WorkflowEntry
 from dispatchd.agent.domain.executions.identities import BatchJob
-from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.slurm.commands import Commands
 from dispatchd.agent.engines.slurm.engine import SlurmEngine
 from dispatchd.agent.engines.slurm.listing import Listings
@@ -28,6 +26,7 @@ from dispatchd.agent.engines.start_script import LAUNCH
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import MachineTime
 from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted, Unreachable
+from support.slurm_stubs import NoSecrets, stub
 from support.until import until
 
 SHELLS = [name for name in ("dash", "bash") if Path(f"/bin/{name}").exists()]
@@ -211,7 +210,7 @@ def test_the_controllers_exit_code_counts(
         ("DEADLINE", 0, FailureCause.MAX_DURATION),
         ("CANCELLED", 0, FailureCause.CANCELLED),
         ("OUT_OF_MEMORY", 137, None),
-        ("NODE_FAIL", None, None),
+        ("NODE_FAIL", 0, None),
         ("BOOT_FAIL", None, None),
         ("LAUNCH_FAILED", None, None),
         ("PREEMPTED", None, None),
@@ -223,7 +222,7 @@ def test_an_end_that_slurm_brought_is_named(
 ) -> None:
     row = Row(job_id=65, name="dd-a", state=state)
 
-    # What the run's own script has left says nothing here.
+    # What the run's own script has left says nothing, but where a node was lost that had ended it.
     end = ended(row, 0)
 
     assert row.is_final
@@ -241,7 +240,7 @@ def test_a_state_that_is_not_known_as_an_end_decides_nothing(state: str) -> None
 def test_a_listing_is_read_whatever_a_reason_holds() -> None:
     text = "1|dd-a|PENDING|JobHeldUser|0|\n2|other|RUNNING|None|0|n1\n3|dd-b|FAILED|x|y|1792|n[1-2]\n"
 
-    first, second = parsed(text, "dd-")
+    first, second = parsed(text, "dd-", {}).values()
 
     assert (first.name, first.is_held) == ("dd-a", True)
     assert (second.reason, second.code, second.nodes) == ("x|y", 7, "n[1-2]")
@@ -252,27 +251,14 @@ def test_a_name_with_bars_in_it_hides_no_other_job() -> None:
     own = "dd-0123456789ab-0123456789abcdef"
     text = f"1|dd-x|y|z|PENDING|None|0|\n2|dd-x\u2028|q|RUNNING|None|z|\n3|{own}|RUNNING|None|0|n1\n"
 
-    rows = list(parsed(text, "dd-"))
+    rows = list(parsed(text, "dd-", {}).values())
 
     assert [row.name for row in rows if row.name == own] == [own]
 
 
 def test_a_row_of_ours_that_cannot_be_read_is_no_listing() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
-        list(parsed("1|dd-0123456789ab-0123456789abcdef|RUNNING|None|x|n1\n", "dd-"))
-
-
-@frozen
-class NoSecrets:
-    """Supplier of nothing, with stubs on its PATH."""
-
-    environment: Mapping[str, str]
-
-    async def supply(self, _launch: Launch) -> dict[str, str]:
-        return {}
-
-    def knows(self, _folder: Path) -> bool:
-        return True
+        parsed("1|dd-0123456789ab-0123456789abcdef|RUNNING|None|x|n1\n", "dd-", {})
 
 
 def engine_of(folder: Path, row: str) -> tuple[SlurmEngine, BatchJob]:
@@ -293,6 +279,45 @@ def engine_of(folder: Path, row: str) -> tuple[SlurmEngine, BatchJob]:
         limit_s=60.0,
     )
     return engine, job
+
+
+async def test_a_job_that_the_controller_has_failed_itself_ended_as_its_script_says(
+    tmp_path: Path,
+) -> None:
+    """After a crash the controller lacks scripts of jobs: it calls them failed, whatever became of them."""
+    command = f"while ! [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 7"
+    files = laid_out(tmp_path, ["/bin/sh", "-c", command])
+    engine, job = engine_of(tmp_path, "echo '7|dd-start|FAILED|SystemFailure|1|n1'")
+    running = run_script(tmp_path)
+    await until(lambda: files.claim is Claim.JOB)
+    ends = list[Exit | NeverStarted | Unreachable]()
+
+    async def observe() -> None:
+        ends.append(await engine.observe(job, tmp_path))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(observe)
+        await until(lambda: engine.describe(job).count("SystemFailure"))
+        assert not ends
+        (tmp_path / "go").touch()
+
+    assert running.wait(20) == 7
+    (end,) = ends
+    assert isinstance(end, Exit)
+    assert (end.code, "its script left" in end.note) == (7, True)
+
+
+async def test_a_script_does_not_end_by_sighup(tmp_path: Path) -> None:
+    command = f"echo up; while ! [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 7"
+    laid_out(tmp_path, ["/bin/sh", "-c", command])
+    running = run_script(tmp_path)
+    output = tmp_path / "output"
+    await until(lambda: output.exists() and output.read_text())
+
+    running.send_signal(signal.SIGHUP)
+    (tmp_path / "go").touch()
+
+    assert running.wait(20) == 7
 
 
 async def test_a_job_that_is_lost_before_it_began_never_begins(tmp_path: Path) -> None:
@@ -340,13 +365,6 @@ async def test_a_job_that_was_taken_back_has_ended_while_the_controller_is_away(
     assert isinstance(await engine.observe(job, tmp_path), NeverStarted)
 
 
-def stub(folder: Path, name: str, text: str) -> Commands:
-    file = folder / name
-    file.write_text(f"#!/bin/sh\n{text}\n")
-    file.chmod(0o755)
-    return Commands({"PATH": f"{folder}{os.pathsep}{os.defpath}"})
-
-
 async def test_everybody_who_waits_shares_one_listing(tmp_path: Path) -> None:
     commands = stub(tmp_path, "squeue", f"echo asked >>{tmp_path}/asked")
     time = MachineTime()
@@ -354,7 +372,7 @@ async def test_everybody_who_waits_shares_one_listing(tmp_path: Path) -> None:
 
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
-            tasks.start_soon(listings.newer, float("-inf"))
+            tasks.start_soon(listings.news, "dd-a", 1, None, float("-inf"))
 
     assert (tmp_path / "asked").read_text() == "asked\n"
 
@@ -364,7 +382,7 @@ async def test_silence_is_no_listing(tmp_path: Path) -> None:
     commands = stub(tmp_path, "squeue", f"echo '{said}' >&2; exit 1")
     listings = Listings(commands, 60.0, MachineTime().monotonic)
 
-    listing = await listings.newer(float("-inf"))
+    listing = await listings.news("dd-a", 1, None, float("-inf"))
 
     assert said in listing.silence
     assert listing.rows == {}

@@ -34,6 +34,7 @@ _NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 def claimed(link: Path, number: str) -> str:
     """Return the lines that claim an attempt and read its launch.
 
+    The claim outlives a power cut: what has begun must not begin again (sync(1), where it takes names of files).
     The shell itself is silent from then on: of a command that is killed, bash prints the text, with its environment.
 
     Args:
@@ -47,6 +48,7 @@ fi
 set -C
 (echo "{number}" >{CLAIM}) 2>/dev/null || exit {CLAIM_LOST}
 set +C
+sync {CLAIM} . 2>/dev/null
 exec </dev/null >/dev/null 2>&1
 . ./{LAUNCH}
 """

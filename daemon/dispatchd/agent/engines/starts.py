@@ -1,6 +1,8 @@
 """Places and names of the starts of an engine beyond this machine's own processes, and what it needs for each."""
 
+import glob
 import math
+import os
 import secrets
 import socket
 from collections.abc import Mapping
@@ -84,10 +86,24 @@ class Starts:
         except OSError:
             return set()
 
-    def remove_start(self, name: str) -> None:
-        """Remove the launch of a start that nobody owns, and the short way to it. Blocks."""
+    def is_here(self, name: str) -> bool:
+        """Return whether a start has files here. Blocks.
+
+        Another machine with the same names of host and folder gives its starts the same prefix.
+        """
+        if os.sep in name:
+            return False
+        attempts = self.folder.parent.glob(f"runs/*/attempt-*/{glob.escape(name)}")
+        return os.path.lexists(self.link(name)) or any(attempts)
+
+    def remove_launch(self, name: str) -> None:
+        """Remove the launch of a start that nobody owns, with its secrets. Blocks."""
         with suppress(OSError):
             Files(self.link(name)).remove_launch()
+
+    def remove_start(self, name: str) -> None:
+        """Remove the launch of a start that nobody owns, and the short way to it. Blocks."""
+        self.remove_launch(name)
         remove(self.link(name))
 
     async def clear(self, name: str, attempt_folder: Path) -> None:

@@ -246,7 +246,12 @@ class AttemptRunner:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_when_wanted, name=f"watchdog {record.run_id}")
             tasks.start_soon(
-                self._limit_output, record, attempt, limiting, name="output limit"
+                self._limit_output,
+                record,
+                attempt,
+                process,
+                limiting,
+                name="output limit",
             )
             with observing:
                 end = await self._observe(record, process, folder)
@@ -294,12 +299,19 @@ class AttemptRunner:
         return end
 
     async def _limit_output(
-        self, record: TrackedJob, attempt: Attempt, limiting: anyio.CancelScope
+        self,
+        record: TrackedJob,
+        attempt: Attempt,
+        process: Identity,
+        limiting: anyio.CancelScope,
     ) -> None:
         """Limit the size of the output. End the run where the file system can't free space within a file."""
         most = attempt.output_max_bytes
-        path = self.tracking.runs.folder(record.run_id).output_file(attempt.number)
+        run = self.tracking.runs.folder(record.run_id)
+        path = run.output_file(attempt.number)
         with limiting:
+            # One that waits in a queue writes nothing.
+            await self.engine.until_begun(process, run.attempt(attempt.number))
             while most:
                 if allocated(path) > most:
                     try:

@@ -110,7 +110,7 @@ class SlurmEngine:
         """Take a job back if it has not begun."""
         if await self._site.is_taken_back(process.name, folder):
             await self._cancel(process.name)
-            self._site.listings.note_start()
+            self._site.listings.hurry()
 
     async def until_begun(self, process: BatchJob, folder: Path) -> int | None:
         """Wait until a job's script has begun, or the job has ended. Return the stamp of its claim."""
@@ -124,7 +124,9 @@ class SlurmEngine:
         followed = self._of(process)
         followed.folder = folder
         while True:
-            listing = await self._site.listings.newer(followed.seen_at)
+            listing = await self._site.listings.news(
+                process.name, process.job_id, followed.row, followed.seen_at
+            )
             followed.seen_at = listing.asked_at
             if not listing.silence:
                 self._silence = None
@@ -182,8 +184,8 @@ class SlurmEngine:
         match await to_thread.run_sync(files.last_claim):
             case Claim.JOB:
                 code = await to_thread.run_sync(lambda: files.exit_code)
-                if row.found_claimed and code is None:
-                    # The controller started it twice: the first script may still run.
+                if row.is_given_up or (row.found_claimed and code is None):
+                    # The controller knows nothing, or has started it twice: the first script may still run.
                     return await self._forgotten(process, files)
                 return ended(row, code)
             case Claim.DAEMON:
@@ -247,7 +249,7 @@ class SlurmEngine:
                 # A controller that is away, or forgets the order, could still let it begin.
                 await self._site.is_taken_back(process.name, followed.folder)
             await self._cancel(process.name)
-            self._site.listings.note_start()
+            self._site.listings.hurry()
             with anyio.move_on_after(_STOP_AGAIN_S):
                 await followed.ended.wait()
         return followed.escalated
@@ -284,13 +286,17 @@ class SlurmEngine:
         names = await to_thread.run_sync(self._site.names)
         stale = names - self._submitter.preparing - self._owned()
         for name in stale:
-            await to_thread.run_sync(self._site.remove_start, name)
+            await to_thread.run_sync(self._site.remove_launch, name)
         try:
             for name in await self.orphans():
                 self._log.warning("slurm_job_without_owner", name=name)
                 await self._site.cancel(name, pending_only=True)
         except (EngineSilent, EngineRefused) as error:
+            # The short ways stay: they say that these starts are this machine's.
             self._log.info("engine_not_tidied", reason=str(error))
+            return
+        for name in stale:
+            await to_thread.run_sync(self._site.remove_start, name)
 
     async def orphans(self) -> frozenset[str]:
         """Return the names of held jobs of ours that no record owns.
@@ -307,7 +313,11 @@ class SlurmEngine:
             if name.startswith(self._site.prefix) and any(row.is_held for row in rows)
         }
         # After the listing: what is prepared now isn't in it yet.
-        return frozenset(held - self._submitter.preparing - self._owned())
+        unowned = held - self._submitter.preparing - self._owned()
+        here = self._site.is_here
+        return frozenset(
+            [name for name in unowned if await to_thread.run_sync(here, name)]
+        )
 
     def _of(self, process: BatchJob) -> _Followed:
         return self._followed.setdefault(

@@ -1,6 +1,7 @@
 """Listings: one squeue(1) for all jobs of this machine, shared by everybody who waits for news of one.
 
-Whoever waits first asks; the others get the same answer. Nothing asks while nobody waits.
+One of those who wait asks, and wakes those for whom there is news: a thousand jobs that all wait cost little more than
+one. Nothing asks while nobody waits.
 """
 
 import os
@@ -15,11 +16,11 @@ from dispatchd.agent.engines.slurm.states import FORMAT, Row, parsed
 from dispatchd.agent.engines.starts import PREFIX
 from dispatchd.errors import EngineRefused, EngineSilent
 
-_YOUNG_S: Final = 300.0
-"""Time after a start in which questions come fastest (seconds)."""
+_RAREST: Final = 6.0
+"""Longest distance of two questions, in times of the shortest one."""
 
-_RECENT_S: Final = 3600.0
-"""Time after a start in which questions come at half of the longest distance (seconds)."""
+_PART: Final = 4.0
+"""Part of the time since the last start that is the distance of two questions, between the two."""
 
 _SOON_S: Final = 1.0
 """Shortest time between two questions, also for somebody in a hurry (seconds)."""
@@ -41,17 +42,44 @@ class Listing:
         )
 
 
+def distance(poll_s: float, quiet_s: float) -> float:
+    """Return the time between two questions (seconds), by the shortest one and the time since the last start."""
+    return min(max(poll_s, quiet_s / _PART), _RAREST * poll_s)
+
+
+@define(eq=False)
+class _Waiter:
+    """Somebody who waits for news of a job, from after a moment (seconds of the clock)."""
+
+    name: str
+    job_id: int
+    known: Row | None
+    than: float
+    woken: anyio.Event = field(factory=anyio.Event)
+
+    def is_concerned(self, listing: Listing) -> bool:
+        """Return whether a listing has news, or a job in it that isn't simply in its queue or on its node."""
+        if listing.asked_at <= self.than:
+            return False
+        row = listing.row(self.name, self.job_id)
+        return row is None or row.is_held or row.is_final or row != self.known
+
+
 @define
 class Listings:
-    """Asks for listings: every `poll_s` seconds, three times as rarely after 5 minutes without a start, then six times."""
+    """Asks for listings: `poll_s` seconds after a start, then ever more rarely, up to six times as long."""
 
     _commands: Commands
     _poll_s: float
     _now: Callable[[], float]
     _last: Listing = field(init=False)
+    _lines: dict[str, Row] = field(factory=dict, init=False)
+    """Jobs of the last listing by their lines, most of which come again."""
     _started_at: float = field(init=False)
-    _hurry: anyio.Event = field(factory=anyio.Event, init=False)
-    _lock: anyio.Lock = field(factory=anyio.Lock, init=False)
+    _urgent_at: float = field(default=float("-inf"), init=False)
+    _rung: anyio.Event = field(factory=anyio.Event, init=False)
+    _waiters: dict[_Waiter, None] = field(factory=dict, init=False)
+    _asker: _Waiter | None = field(default=None, init=False)
 
     @_last.default
     def _none_yet(self) -> Listing:
@@ -62,24 +90,54 @@ class Listings:
         return self._now()
 
     def note_start(self) -> None:
-        """Note that an attempt was started, or is being ended: news of it is due soon."""
+        """Note that an attempt was started: news of it comes soon."""
         self._started_at = self._now()
-        self._hurry.set()
-        self._hurry = anyio.Event()
+        self._ring()
 
-    async def newer(self, than: float, *, at_once: bool = False) -> Listing:
-        """Return a listing that was asked for after a moment (seconds of the clock), when it is time for one."""
-        async with self._lock:
-            while self._last.asked_at <= than:
-                left_s = self._due_s(at_once=at_once)
-                if left_s <= 0:
-                    self._last = await self.ask()
-                    break
-                hurry = self._hurry
-                with anyio.move_on_after(left_s):
-                    await hurry.wait()
-                    at_once = True
+    def hurry(self) -> None:
+        """Note that somebody can't wait, as an attempt is being ended."""
+        self._urgent_at = self._now()
+        self.note_start()
+
+    async def news(
+        self, name: str, job_id: int, known: Row | None, than: float
+    ) -> Listing:
+        """Return a listing that was asked for after a moment, and in which a job needs a look.
+
+        Args:
+            name: Name of the job.
+            job_id: Its number.
+            known: Its newest row.
+            than: The moment (seconds of the clock).
+        """
+        waiter = _Waiter(name, job_id, known, than)
+        self._waiters[waiter] = None
+        try:
+            while not waiter.is_concerned(self._last):
+                if self._asker is None:
+                    self._asker = waiter
+                if self._asker is waiter:
+                    await self._ask_when_due()
+                else:
+                    await waiter.woken.wait()
+                    waiter.woken = anyio.Event()
             return self._last
+        finally:
+            del self._waiters[waiter]
+            if self._asker is waiter:
+                self._asker = next(iter(self._waiters), None)
+                if self._asker is not None:
+                    self._asker.woken.set()
+
+    async def _ask_when_due(self) -> None:
+        while (left_s := self._due_s()) > 0:
+            rung = self._rung
+            with anyio.move_on_after(left_s):
+                await rung.wait()
+        self._last = await self.ask()
+        for waiter in self._waiters:
+            if waiter.is_concerned(self._last):
+                waiter.woken.set()
 
     async def ask(self) -> Listing:
         """Ask the controller now."""
@@ -89,17 +147,23 @@ class Listings:
             text = await self._commands.run(
                 *("squeue", "-h", "-a", "-t", "all", "-u", user, "-O", FORMAT)
             )
-            rows: dict[str, tuple[Row, ...]] = {}
-            for row in parsed(text, PREFIX):
-                rows[row.name] = (*rows.get(row.name, ()), row)
+            self._lines = parsed(text, PREFIX, self._lines)
         except (EngineSilent, EngineRefused, ValueError) as error:
             return Listing(asked_at=asked_at, silence=str(error))
+        rows: dict[str, tuple[Row, ...]] = {}
+        for row in self._lines.values():
+            rows[row.name] = (*rows.get(row.name, ()), row)
         return Listing(asked_at=asked_at, rows=rows)
 
-    def _due_s(self, *, at_once: bool) -> float:
+    def _due_s(self) -> float:
         """Return the time until the next question (seconds)."""
-        now = self._now()
-        quiet_s = now - self._started_at
-        times = 1 if quiet_s < _YOUNG_S else 3 if quiet_s < _RECENT_S else 6
-        distance_s = _SOON_S if at_once else self._poll_s * times
-        return self._last.asked_at + distance_s - now
+        asked_at = self._last.asked_at
+        if asked_at <= self._urgent_at:
+            distance_s = _SOON_S
+        else:
+            distance_s = distance(self._poll_s, asked_at - self._started_at)
+        return asked_at + distance_s - self._now()
+
+    def _ring(self) -> None:
+        self._rung.set()
+        self._rung = anyio.Event()

@@ -39,7 +39,7 @@ def launch_text(
     return f"""rm -f -- ./{LAUNCH}
 unset LC_ALL
 dispatchd_again=
-trap 'dispatchd_again=1' TERM
+trap 'dispatchd_again=1' TERM HUP
 {in_background(command, env, workspace, output)}wait "$dispatchd_pid"
 dispatchd_code=$?
 while [ -n "$dispatchd_again" ]; do

@@ -1,7 +1,7 @@
 """Slurm's states of a job, as squeue(1) shows them, and what they say about an attempt. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -46,6 +46,9 @@ _SIGNAL: Final = 0x7F
 """Part of a status of wait(2) that is the signal (W.TERMSIG)."""
 
 _SIGNAL_BASE: Final = 128
+
+_GIVEN_UP: Final = 1
+"""Status of a job that the controller itself has failed (job_mgr.c: `exit_code = 1`)."""
 
 _KILLED: Final = 137
 
@@ -93,6 +96,14 @@ class Row:
         return self.state == "FAILED" and self.code == TOO_LATE
 
     @property
+    def is_given_up(self) -> bool:
+        """True if the controller itself calls it failed, as one whose script it has lost: no node has told an exit code.
+
+        It says 1 then, which is SIGHUP in a status of wait(2); a batch script of ours doesn't end by that.
+        """
+        return self.state == "FAILED" and self.status == _GIVEN_UP
+
+    @property
     def found_claimed(self) -> bool:
         """True if its script found its attempt claimed."""
         return self.state == "FAILED" and self.code == CLAIM_LOST
@@ -104,31 +115,40 @@ class Row:
         return f"Slurm job {self.job_id}: {self.state}{why}{where}"
 
 
-def parsed(listing: str, prefix: str) -> Iterator[Row]:
-    """Yield the jobs of a listing whose names begin with a prefix.
+def parsed(listing: str, prefix: str, known: Mapping[str, Row]) -> dict[str, Row]:
+    """Return the jobs of a listing whose names begin with a prefix, by their lines; what is `known` isn't read again.
 
     Raises:
         ValueError: The text isn't a listing.
     """
+    rows = {}
     for line in listing.split("\n"):
-        # A reason may hold anything; names that begin so are ours, and hold no bar.
-        columns = line.split("|")
-        if len(columns) < _COLUMNS or not columns[1].startswith(prefix):
-            continue
-        job_id, name, state, *reason, status, nodes = columns
-        try:
-            yield Row(
-                job_id=int(job_id),
-                name=name,
-                state=state.partition(" ")[0],
-                reason="|".join(reason),
-                status=int(status),
-                nodes=nodes.strip(),
-            )
-        except ValueError:
-            # Anybody may give a job of this user a name that begins so, with bars in it.
-            if _OWN_NAME.fullmatch(name):
-                raise
+        row = known.get(line) or _row(line, prefix)
+        if row is not None:
+            rows[line] = row
+    return rows
+
+
+def _row(line: str, prefix: str) -> Row | None:
+    # A reason may hold anything; names that begin so are ours, and hold no bar.
+    columns = line.split("|")
+    if len(columns) < _COLUMNS or not columns[1].startswith(prefix):
+        return None
+    job_id, name, state, *reason, status, nodes = columns
+    try:
+        return Row(
+            job_id=int(job_id),
+            name=name,
+            state=state.partition(" ")[0],
+            reason="|".join(reason),
+            status=int(status),
+            nodes=nodes.strip(),
+        )
+    except ValueError:
+        # Anybody may give a job of this user a name that begins so, with bars in it.
+        if _OWN_NAME.fullmatch(name):
+            raise
+        return None
 
 
 def ended(row: Row, exit_file: int | None) -> Exit:
@@ -148,8 +168,7 @@ def ended(row: Row, exit_file: int | None) -> Exit:
             note=note,
         )
     if row.state in _LOST:
-        note = f"Slurm job {row.job_id}: {_LOST[row.state]}."
-        return Exit(code=None, note=note)
+        return _lost(row, exit_file)
     if row.state == "OUT_OF_MEMORY":
         note = f"Slurm job {row.job_id} took more memory than it may (OUT_OF_MEMORY)."
         return Exit(code=_KILLED, note=note)
@@ -157,3 +176,12 @@ def ended(row: Row, exit_file: int | None) -> Exit:
         # Somebody has queued the job again; its second script found the attempt claimed by the first.
         return Exit(code=exit_file)
     return Exit(code=row.code)
+
+
+def _lost(row: Row, exit_file: int | None) -> Exit:
+    note = f"Slurm job {row.job_id}: {_LOST[row.state]}."
+    if row.state == "NODE_FAIL" and exit_file is not None:
+        # It ended on a node that the controller could not hear any more.
+        note = f"{note} The exit code is the one that its script left."
+        return Exit(code=exit_file, note=note)
+    return Exit(code=None, note=note)

@@ -25,6 +25,9 @@ from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
 _SILENT_S: Final = 10.0
 """Longest pause after a controller's silence (seconds)."""
 
+_AT_ONCE: Final = 4
+"""Most starts of which the controller is asked something at a time (count)."""
+
 _UNDO_S: Final = 15.0
 """Longest time for taking back a start that isn't wanted any more (seconds); the janitor comes later."""
 
@@ -36,9 +39,14 @@ class Submitter:
     _site: Site
     preparing: set[str] = field(factory=set, init=False)
     """Names of jobs that have no record yet."""
+    _at_once: anyio.CapacityLimiter = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    @_at_once.default
+    def _new_limiter(self) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(_AT_ONCE)
 
     async def start(
         self,
@@ -94,10 +102,11 @@ class Submitter:
         limit_s = self._site.limit_s(launch.limit_s)
         cluster = ""
         try:
-            said = await self._site.commands.run(
-                *("sbatch", *self._options(name, launch, limit_s)),
-                text=batch_script(self._site.link(name)),
-            )
+            async with self._at_once:
+                said = await self._site.commands.run(
+                    *("sbatch", *self._options(name, launch, limit_s)),
+                    text=batch_script(self._site.link(name)),
+                )
             number, _, cluster = said.strip().partition(";")
             job_id = int(number)
         except EngineRefused as error:
@@ -135,19 +144,24 @@ class Submitter:
 
     async def _find(self, name: str) -> int | None:
         """Return the id of a job by its name; None once the controller says that it knows none."""
+        listings = self._site.listings
         pause_s = 1.0
         while True:
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, _SILENT_S)
-            listing = await self._site.listings.ask()
+            now = self._site.time.monotonic()
+            listings.hurry()
+            listing = await listings.news(name, 0, None, now)
             if not listing.silence:
                 rows = listing.rows.get(name, ())
                 return min((row.job_id for row in rows), default=None)
 
     async def _release(self, job: BatchJob) -> None:
         """Let a recorded job go. Whoever follows it takes it back if it is still held afterwards."""
+        release = ("scontrol", "release", f"jobname={job.name}")
         try:
-            await self._site.commands.run("scontrol", "release", f"jobname={job.name}")
+            async with self._at_once:
+                await self._site.commands.run(*release)
         except (EngineSilent, EngineRefused) as error:
             self._log.warning("slurm_release_failed", name=job.name, reason=str(error))
 

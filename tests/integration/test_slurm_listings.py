@@ -1,0 +1,100 @@
+"""Listings of the Slurm engine without a cluster: who asks, who is woken, how often; and whose starts are whose."""
+
+from pathlib import Path
+
+import anyio
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+
+from dispatchd.agent.config.keys import EngineEntry
+from dispatchd.agent.engines.slurm.engine import SlurmEngine
+from dispatchd.agent.engines.slurm.listing import Listing, Listings, distance
+from dispatchd.agent.engines.slurm.site import Site
+from dispatchd.agent.engines.slurm.states import Row
+from dispatchd.linux.clock import MachineTime
+from support.slurm_stubs import NoSecrets, stub
+from support.until import until
+
+PENDING = Row(job_id=1, name="dd-a", state="PENDING", reason="Priority")
+
+
+def test_ten_idle_minutes_after_a_start_take_at_most_one_question_in_30_seconds() -> (
+    None
+):
+    asked_at, asked = 0.0, 0
+    while (asked_at := asked_at + distance(10.0, asked_at)) <= 600:
+        asked += 1
+
+    assert asked <= 20
+    assert distance(10.0, 1e6) == 60.0
+
+
+async def test_whom_a_listing_does_not_concern_sleeps_on_and_another_asks_for_one_who_leaves(
+    tmp_path: Path,
+) -> None:
+    listed = tmp_path / "listed"
+    listed.write_text("1|dd-a|PENDING|Priority|0|\n2|dd-b|PENDING|Priority|0|\n")
+    commands = stub(tmp_path, "squeue", f"echo >>{tmp_path}/asked; cat {listed}")
+    listings = Listings(commands, 0.05, MachineTime().monotonic)
+    woken = dict[str, Listing]()
+
+    def asked() -> int:
+        file = tmp_path / "asked"
+        return len(file.read_text()) if file.exists() else 0
+
+    async def wait(
+        name: str,
+        job_id: int,
+        *,
+        task_status: TaskStatus[anyio.CancelScope] = TASK_STATUS_IGNORED,
+    ) -> None:
+        known = Row(job_id=job_id, name=name, state="PENDING", reason="Priority")
+        with anyio.CancelScope() as scope:
+            task_status.started(scope)
+            woken[name] = await listings.news(name, job_id, known, float("-inf"))
+
+    async with anyio.create_task_group() as tasks:
+        asker = await tasks.start(wait, "dd-a", 1)
+        await tasks.start(wait, "dd-b", 2)
+        await until(lambda: asked() >= 3)
+        assert not woken
+        asker.cancel()
+        more = asked() + 2
+        await until(lambda: asked() >= more)
+        aside = tmp_path / "aside"
+        aside.write_text("2|dd-b|RUNNING|None|0|n1\n")
+        aside.replace(listed)
+
+    row = woken["dd-b"].row("dd-b", 2)
+    assert row is not None
+    assert (list(woken), row.state) == (["dd-b"], "RUNNING")
+
+
+async def test_a_held_job_of_another_machine_with_the_same_names_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    stub(tmp_path, "scancel", f'echo "$@" >>{tmp_path}/cancelled')
+    listed = tmp_path / "listed"
+    commands = stub(tmp_path, "squeue", f"cat {listed}")
+    settings, state, time = EngineEntry(poll_s=1), tmp_path / "state", MachineTime()
+    supplier = NoSecrets(commands.environment)
+    engine = SlurmEngine.of("hpc", settings, state, supplier, set, time)
+    site = Site.of("hpc", settings, state, commands.environment, time)
+    ours, late, others = (site.new_name() for _ in range(3))
+    rows = [
+        f"{number}|{name}|PENDING|JobHeldUser|0|\n"
+        for number, name in enumerate((ours, late, others), 1)
+    ]
+    listed.write_text("".join(rows))
+    site.folder.mkdir(parents=True)
+    site.link(ours).symlink_to("gone")
+    # A submission that arrives after it was taken back, with its short way.
+    (state / "runs" / "j" / "attempt-1" / late).mkdir(parents=True)
+
+    assert await engine.orphans() == {ours, late}
+    await engine.tidy()
+
+    cancelled = (tmp_path / "cancelled").read_text()
+    assert others not in cancelled
+    assert (ours in cancelled, late in cancelled) == (True, True)
+    assert not list(site.folder.iterdir())
