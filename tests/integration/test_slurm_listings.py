@@ -11,6 +11,7 @@ from dispatchd.agent.engines.slurm.engine import SlurmEngine
 from dispatchd.agent.engines.slurm.listing import Listing, Listings, distance
 from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import Row
+from dispatchd.agent.engines.starts import installation_of, prefix_of
 from dispatchd.linux.clock import MachineTime
 from support.slurm_stubs import NoSecrets, stub
 from support.until import until
@@ -77,24 +78,28 @@ async def test_a_held_job_of_another_machine_with_the_same_names_is_left_alone(
     listed = tmp_path / "listed"
     commands = stub(tmp_path, "squeue", f"cat {listed}")
     settings, state, time = EngineEntry(poll_s=1), tmp_path / "state", MachineTime()
+    state.mkdir()
     supplier = NoSecrets(commands.environment)
     engine = SlurmEngine.of("hpc", settings, state, supplier, set, time)
-    site = Site.of("hpc", settings, state, commands.environment, time)
-    ours, late, others = (site.new_name() for _ in range(3))
+    former = Site.of("hpc", settings, state, commands.environment, time)
+    id_of_ours = (state / "installation").read_text()
+    ours = prefix_of(state, "hpc", id_of_ours) + "0" * 16
+    left, late, others = (former.new_name() for _ in range(3))
+    names = (ours, left, late, others, prefix_of(state, "hpc", "other") + "0" * 16)
     rows = [
         f"{number}|{name}|PENDING|JobHeldUser|0|\n"
-        for number, name in enumerate((ours, late, others), 1)
+        for number, name in enumerate(names, 1)
     ]
     listed.write_text("".join(rows))
-    site.folder.mkdir(parents=True)
-    site.link(ours).symlink_to("gone")
-    # A submission that arrives after it was taken back, with its short way.
+    former.folder.mkdir()
+    former.link(left).symlink_to("gone")
+    # One that arrives after it was taken back, with its short way.
     (state / "runs" / "j" / "attempt-1" / late).mkdir(parents=True)
 
-    assert await engine.orphans() == {ours, late}
+    assert await engine.orphans() == {ours, left, late}
     await engine.tidy()
 
     cancelled = (tmp_path / "cancelled").read_text()
-    assert others not in cancelled
-    assert (ours in cancelled, late in cancelled) == (True, True)
-    assert not list(site.folder.iterdir())
+    assert [name in cancelled for name in names] == [True, True, True, False, False]
+    assert not list(former.folder.iterdir())
+    assert installation_of(state) == id_of_ours

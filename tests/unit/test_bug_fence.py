@@ -95,6 +95,7 @@ BOUNDED = {
         "agent/engines/submitted/start.py:_until_answered",
         "agent/engines/slurm/engine.py:observe",
         "agent/engines/slurm/engine.py:stop",
+        "agent/engines/slurm/listing.py:news",
         "agent/engines/slurm/submit.py:start",
         "agent/engines/slurm/submit.py:_find",
     ),

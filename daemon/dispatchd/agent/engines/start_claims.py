@@ -105,7 +105,7 @@ class Files:
             # Without its folder no script begins, and nobody claims it.
             return self.claim
         # Its engine may have a queue that outlives a power cut, which must not undo this.
-        _sync(self.folder)
+        sync(self.folder)
         self.remove_launch()
         return Claim.DAEMON
 
@@ -179,7 +179,8 @@ def _written(path: Path) -> Iterator[int]:
     yield os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Make what was made or removed in a folder outlive a power cut; OSError if the disk refuses it. Blocks."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

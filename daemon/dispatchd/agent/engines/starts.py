@@ -14,10 +14,10 @@ from typing import Final, Protocol
 
 import structlog
 from anyio import to_thread
-from attrs import frozen
+from attrs import field, frozen
 
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engines.start_claims import Claim, Files, remove
+from dispatchd.agent.engines.start_claims import Claim, Files, remove, sync
 from dispatchd.errors import SpawnFailed
 from dispatchd.linux.clock import TimeSource
 
@@ -45,11 +45,36 @@ class Supplier(Protocol):
         ...
 
 
-def prefix_of(state_folder: Path, engine: str) -> str:
-    """Return the beginning of the names of all starts of an engine that come from a state folder."""
+def prefix_of(state_folder: Path, engine: str, installation: str = "") -> str:
+    """Return the beginning of the names of all starts of an engine that come from a state folder.
+
+    Without the id of the installation another machine may have the same, by the names of its host and folder.
+    """
     place = f"{socket.gethostname()}:{state_folder}:{engine}"
+    if installation:
+        place = f"{place}:{installation}"
     digest = sha256(place.encode(errors="surrogateescape")).hexdigest()[:12]
     return f"{PREFIX}{digest}-"
+
+
+def installation_of(state_folder: Path) -> str:
+    """Return the id of a state folder, made at the first call; empty if the disk refuses it. Blocks."""
+    file, new = state_folder / "installation", secrets.token_hex(16)
+    aside = state_folder / f"installation.{new}"
+    try:
+        if not file.exists():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(aside, flags, 0o600), "w") as text:
+                text.write(new)
+                text.flush()
+                os.fsync(text.fileno())
+            aside.rename(file)
+            sync(state_folder)
+        return file.read_text()
+    except (OSError, UnicodeDecodeError):
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        return ""
 
 
 @frozen(kw_only=True)
@@ -61,7 +86,13 @@ class Starts:
     """Folder of short ways to attempts: paths in it hold nothing of a job."""
     prefix: str
     """Beginning of the names of all starts that come from this state folder."""
+    former_prefix: str = field()
+    """The same of releases that had no id of an installation; other machines' may begin so too."""
     time: TimeSource
+
+    @former_prefix.default
+    def _no_former(self) -> str:
+        return self.prefix
 
     def now(self) -> datetime:
         """Return the wall-clock time."""
@@ -81,17 +112,16 @@ class Starts:
             return {
                 path.name
                 for path in self.folder.iterdir()
-                if path.name.startswith(self.prefix)
+                if path.name.startswith((self.prefix, self.former_prefix))
             }
         except OSError:
             return set()
 
     def is_here(self, name: str) -> bool:
-        """Return whether a start has files here. Blocks.
-
-        Another machine with the same names of host and folder gives its starts the same prefix.
-        """
-        if os.sep in name:
+        """Return whether a start is this machine's, by its prefix, or by its files if it has the former one. Blocks."""
+        if name.startswith(self.prefix):
+            return True
+        if os.sep in name or not name.startswith(self.former_prefix):
             return False
         attempts = self.folder.parent.glob(f"runs/*/attempt-*/{glob.escape(name)}")
         return os.path.lexists(self.link(name)) or any(attempts)

@@ -30,6 +30,9 @@ _SHORTEST_S: Final = 1.0
 _LONGEST_S: Final = 60.0
 """Longest time between two renewals (seconds)."""
 
+_UNLEASED_S: Final = 600.0
+"""Time between two looks at a claim without a lease (seconds): its accept stands, and a thousand may wait in a queue."""
+
 
 @frozen
 class Watchdogs:
@@ -112,8 +115,11 @@ class Watchdogs:
                 with suppress(RunError):
                     await self._engine.permit(process, folder, left_s)
             lease_s = newest.job.lease_s
-            pause_s = _LONGEST_S if lease_s is None else lease_s / _RENEWALS
-            await anyio.sleep(min(max(pause_s, _SHORTEST_S), _LONGEST_S))
+            if lease_s is None:
+                await anyio.sleep(_UNLEASED_S)
+            else:
+                pause_s = lease_s / _RENEWALS
+                await anyio.sleep(min(max(pause_s, _SHORTEST_S), _LONGEST_S))
 
     def _deadline(
         self, record: TrackedJob, attempt: Attempt, begun_at: datetime

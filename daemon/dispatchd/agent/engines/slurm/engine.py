@@ -21,7 +21,7 @@ from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import WAITING, Row, ended
 from dispatchd.agent.engines.slurm.submit import Submitter
 from dispatchd.agent.engines.start_claims import Claim, Files, remove
-from dispatchd.agent.engines.starts import Supplier
+from dispatchd.agent.engines.starts import Supplier, installation_of
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.linux.clock import TimeSource
 from dispatchd.protocol.outcome import (
@@ -81,7 +81,10 @@ class SlurmEngine:
         time: TimeSource,
     ) -> Self:
         """Return the engine of a daemon, by its name in the configuration."""
-        site = Site.of(name, settings, state_folder, supplier.environment, time)
+        site = Site.of(
+            *(name, settings, state_folder, supplier.environment, time),
+            installation=installation_of(state_folder),
+        )
         return cls(settings, site, supplier, owned)
 
     async def start(
@@ -310,7 +313,7 @@ class SlurmEngine:
         held = {
             name
             for name, rows in listing.rows.items()
-            if name.startswith(self._site.prefix) and any(row.is_held for row in rows)
+            if any(row.is_held for row in rows)
         }
         # After the listing: what is prepared now isn't in it yet.
         unowned = held - self._submitter.preparing - self._owned()

@@ -33,14 +33,16 @@ class Site(Starts):
         state_folder: Path,
         environment: Mapping[str, str],
         time: TimeSource,
+        installation: str = "",
     ) -> Self:
-        """Return the site of an engine for a daemon."""
+        """Return the site of an engine for a daemon; without its id for somebody who starts nothing."""
         commands = Commands(environment)
         return cls(
             engine=engine,
             settings=settings,
             folder=state_folder / "slurm",
-            prefix=prefix_of(state_folder, engine),
+            prefix=prefix_of(state_folder, engine, installation),
+            former_prefix=prefix_of(state_folder, engine),
             commands=commands,
             listings=Listings(commands, settings.poll_s, time.monotonic),
             time=time,
