@@ -40,7 +40,7 @@ class Extension(Protocol):
         ...
 
     def links_of(self, job: HubJob) -> Mapping[str, str]:
-        """Return the addresses of what a job is of, by the names of its document's fields; and of its `check`. Blocks."""
+        """Return the addresses of what a job is of, by name; and of its `check` run. Blocks."""
         ...
 
     def handled_until(self, now: float) -> float:

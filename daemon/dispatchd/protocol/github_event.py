@@ -1,10 +1,18 @@
 """Fields of a job, read from a GitHub payload, and the page at GitHub that they lead to."""
 
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import quote
 
 from dispatchd.protocol.job import Job, Json
 from dispatchd.protocol.json_path import at, number, text
+
+_SUBJECTS: Final = (
+    ("pull_request", "pull_request_number", "pull"),
+    ("issue", "issue_number", "issues"),
+    ("sha", "sha", "commit"),
+)
+"""What a job may be about, best first: its name, its field on the wire, and its part of an address at GitHub."""
 
 
 def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job:
@@ -42,38 +50,24 @@ def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job
 
 def link_of(document: Mapping[str, Json], web: str) -> str:
     """Return the address of what a job is about, best first: pull request, issue, commit, repository; else nothing."""
-    repository = document.get("repository_name")
-    named = Job(id="", repository=repository if isinstance(repository, str) else "")
-    if named.owner_and_name is None:
-        return ""
-    for kind, name in (
-        ("pull", "pull_request_number"),
-        ("issues", "issue_number"),
-        ("commit", "sha"),
-    ):
-        value = document.get(name)
-        if isinstance(value, (int, str)) and value and value is not True:
-            return f"{web}/{named.repository}/{kind}/{quote(str(value), safe='')}"
-    return f"{web}/{named.repository}"
+    links = links_of(document, web)
+    best = (*(name for name, _, _ in _SUBJECTS), "repository")
+    return next((links[name] for name in best if name in links), "")
 
 
 def links_of(document: Mapping[str, Json], web: str) -> dict[str, str]:
-    """Return the addresses of what a job is of, by the names of the document's fields."""
+    """Return the addresses of a job's `pull_request`, `issue`, `sha` and `repository`, of those that it has."""
     repository = document.get("repository_name")
     named = Job(id="", repository=repository if isinstance(repository, str) else "")
     if named.owner_and_name is None:
         return {}
     home = f"{web}/{named.repository}"
-    found = {"repository_name": home}
-    for name, kind in (
-        ("pull_request_number", "pull"),
-        ("issue_number", "issues"),
-        ("sha", "commit"),
-    ):
-        value = document.get(name)
+    links = {"repository": home}
+    for name, field, kind in _SUBJECTS:
+        value = document.get(field)
         if isinstance(value, (int, str)) and value and value is not True:
-            found[name] = f"{home}/{kind}/{quote(str(value), safe='')}"
-    return found
+            links[name] = f"{home}/{kind}/{quote(str(value), safe='')}"
+    return links
 
 
 def _sha(payload: Json) -> str:

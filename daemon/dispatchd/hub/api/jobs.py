@@ -301,7 +301,8 @@ class Jobs:
 
         Raises:
             PayloadGone: Its payload was removed.
-            Refused: There is no such job, or it has not ended, or a value is none, or the new id is taken by another job.
+            NotChangeable: It can't have these values.
+            Refused: There is no such job, or it has not ended, or the new id is taken by another job.
         """
         job = await self._ended(job_id, new_id)
         reader = self.context.stores.reader

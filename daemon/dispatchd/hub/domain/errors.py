@@ -7,6 +7,7 @@ HubError
 ├─ OtherResult         the job has ended with another result than the reported one
 ├─ IdTaken             another job has the id
 ├─ NotResolvable       the job doesn't wait for a person's decision, or can't get this one
+├─ NotChangeable       the job can't be run again with these values
 ├─ PayloadGone         the job's payload was removed
 ├─ JobTooLarge         no machine could read the job
 ├─ DocumentTooLarge    the job is large without its payload and headers
@@ -66,6 +67,10 @@ class IdTaken(HubError):
 
 class NotResolvable(HubError):
     """Decision about a job that doesn't wait for one, or that can't get it; the message says why."""
+
+
+class NotChangeable(HubError):
+    """Job that can't be run again with the values that a person wants; the message says why."""
 
 
 class PayloadGone(HubError):

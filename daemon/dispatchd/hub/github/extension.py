@@ -59,7 +59,7 @@ class GithubExtension:
         return link_of(job.document, web_url(github.api_url))
 
     def links_of(self, job: HubJob) -> Mapping[str, str]:
-        """Return the addresses of what a job is of at GitHub, by the names of its document's fields; and of its check run. Blocks."""
+        """Return the addresses of what a job is of at GitHub, by name; and of its `check` run. Blocks."""
         github = self.context.settings.github
         if github is None or not job.by_event:
             return {}
@@ -67,9 +67,7 @@ class GithubExtension:
         links = links_of(job.document, web)
         shown = self.context.stores.checks.get(job.id)
         if links and shown is not None and shown.check.check_run_id:
-            links["check"] = (
-                f"{links['repository_name']}/runs/{shown.check.check_run_id}"
-            )
+            links["check"] = f"{links['repository']}/runs/{shown.check.check_run_id}"
         return links
 
     def handled_until(self, now: float) -> float:

@@ -1,12 +1,11 @@
 """A job again, with values that a person has changed. Pure."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Final
 
 from dispatchd.errors import ContractViolation
+from dispatchd.hub.domain.errors import NotChangeable
 from dispatchd.hub.domain.model import HubJob, Submission
-from dispatchd.hub.http_bodies import Refused
 from dispatchd.protocol import json_text
 
 LONGEST_PAYLOAD: Final = 4000
@@ -34,7 +33,7 @@ def changed(
         new_id: The new job's id.
 
     Raises:
-        Refused: The job can't be changed, or a value is none.
+        NotChangeable: The job can't be changed, or a value is none.
     """
     _require(can_change(job), "a job that acts on another one can't be changed")
     old, headers = texts
@@ -72,10 +71,10 @@ def _require(holds: object, rule: str) -> None:
     """Check a rule.
 
     Raises:
-        Refused: It doesn't hold.
+        NotChangeable: It doesn't hold.
     """
     if not holds:
-        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, rule)
+        raise NotChangeable(rule)
 
 
 def _is_json(text: str) -> bool:
