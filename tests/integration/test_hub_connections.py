@@ -56,7 +56,7 @@ async def silent(server: Hub, count: int) -> AsyncIterator[list[SocketStream]]:
         (head(f"{PATH}/pull", "Transfer-Encoding: chunked") + b"1\r\n{\r\n", 32),
         (head("/healthz", method="GET") + b"GET /healthz HT", 12),
         (head("/healthz", method="GET"), 90),
-        (head(f"{PATH}/pull", f"Content-Length: {1 << 20}") + b"{", 8),
+        (head(f"{PATH}/pull", f"Content-Length: {1 << 20}") + b"{", 32),
     ],
     ids=["nothing", "head", "body", "chunk", "second-head", "idle", "refused"],
 )

@@ -13,6 +13,7 @@ import pytest
 from support.clock import within
 from support.hub import Hub, HubHere, hub
 from support.machine import JOBS, Machine, refuses, row
+from support.until import until
 
 BROKEN_JOBS = [
     (b"{", 400, "JSON"),
@@ -169,7 +170,7 @@ async def test_jobs_are_listed_by_state_newest_last(
 
 
 async def test_a_watcher_is_answered_when_the_job_is_another_than_was_seen(
-    server: Hub, machine: Machine
+    server: HubHere, machine: Machine
 ) -> None:
     await server.submit({"id": "j", "dag_name": "ci"})
     held = await machine.pull()
@@ -190,7 +191,7 @@ async def test_a_watcher_is_answered_when_the_job_is_another_than_was_seen(
         answers.append(await look("another"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch, answers[0][1])
-            await anyio.wait_all_tasks_blocked()
+            await until(lambda: server.context.waiting.watchers.count("j") == 1)
             # The state stays the same.
             steps = {"completed": 1, "in_progress": 1, "total": 3}
             assert (await held.beat(progress=steps)).status_code == 200
@@ -217,7 +218,7 @@ async def test_however_many_lists_are_read_a_machine_gets_its_job(
                     wait = partial(may_end.wait, 60)
                     tasks.start_soon(context.use_for_list, wait)
                 tasks.start_soon(ask)
-                await anyio.wait_all_tasks_blocked()
+                await until(lambda: context.calls > 0)
                 held = await machine.pull()
                 assert lists == []
             finally:
