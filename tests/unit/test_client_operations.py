@@ -37,6 +37,7 @@ from dispatchd.client.steps import (
     in_query,
     resumed,
 )
+from dispatchd.protocol.contracts import schema
 
 T = TypeVar("T")
 
@@ -116,6 +117,10 @@ class Play:
         """The ids under which jobs were submitted."""
         bodies = [call.body for call in self.calls if call.method == "POST"]
         return {body["id"] for body in bodies if isinstance(body, dict)}
+
+
+def test_the_states_are_those_of_the_contract() -> None:
+    assert [*JobState] == schema("hub-job")["properties"]["state"]["enum"]
 
 
 def test_a_submit_whose_answer_is_lost_is_repeated_under_one_id() -> None:
