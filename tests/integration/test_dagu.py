@@ -55,7 +55,7 @@ async def test_a_running_job_is_cancelled_and_one_that_ignores_it_is_killed(
     async with scene(tmp_path, scripts, limits="kill_grace_s = 1") as at:
         at.hand_out("a", "kind")
         at.hand_out("b", "deaf")
-        await until(lambda: at.runs == 2, 60, "both commands")
+        await until(lambda: at.runs == 2, 180, "both commands")
         for number, job_id in enumerate("ab"):
             at.cloud.hand_out(
                 {"id": f"c{number}", "command": "cancel", "dag_run_id": job_id}
@@ -92,7 +92,7 @@ async def test_a_job_in_the_queue_is_cancelled_and_never_runs(tmp_path: Path) ->
         async def queued() -> bool:
             return (await at.dagu.runs()).get(name) == "queued"
 
-        await until(queued, 60, "the queue")
+        await until(queued, 180, "the queue")
         at.cloud.hand_out({"id": "c", "command": "cancel", "dag_run_id": "j"})
         end = await at.finished("j")
         left = await at.dagu.runs()
@@ -256,7 +256,7 @@ async def test_hostile_values_reach_no_shell_and_secrets_no_page(
         await at.until_running()
         given = (tmp_path / "env").read_text()
         at.go()
-        await until(lambda: at.cloud.finished, 60, "its end")
+        await until(lambda: at.cloud.finished, 180, "its end")
         written = _everything_below(at.dagu.folder)
         (name,) = await at.dagu.runs()
         shown = json.dumps(await at.dagu.get(f"/dag-runs/dispatchd/{name}"))
@@ -315,7 +315,7 @@ async def test_status_show_and_doctor_say_where_a_run_is(tmp_path: Path) -> None
             status = await command("status", *ours)
             return status.stdout if ": running" in status.stdout else ""
 
-        status = await until(seen, 60, "its state")
+        status = await until(seen, 180, "its state")
         show = await command("show", "j", *ours)
         doctor = await command("doctor", *ours)
         at.go()

@@ -205,7 +205,7 @@ async def test_hostile_values_reach_no_shell_and_secrets_no_listing(
             if path.is_file() and "s3cr3t" in path.read_text(errors="replace")
         ]
         at.go()
-        await until(lambda: at.cloud.finished, 60, "its end")
+        await until(lambda: at.cloud.finished, 180, "its end")
 
     assert "KEY=s3cr3t-of-the-run" in given
     assert "s3cr3t" not in listing

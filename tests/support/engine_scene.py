@@ -25,7 +25,7 @@ class EngineScene:
         self.cloud.hand_out({"id": job_id, "dag_name": workflow, **more})
 
     async def finished(self, job_id: str) -> dict[str, Any]:
-        (end,) = await self.cloud.until_finished(job_id, within_s=90)
+        (end,) = await self.cloud.until_finished(job_id, within_s=180)
         return end
 
     def go(self) -> None:
@@ -37,7 +37,7 @@ class EngineScene:
         return len(ran.read_text().splitlines()) if ran.exists() else 0
 
     async def until_running(self) -> None:
-        await until(lambda: self.runs, 60, "the command")
+        await until(lambda: self.runs, 180, "the command")
 
     def record(self, job_id: str) -> dict[str, Any]:
         path = self.daemon.state / "jobs" / f"{job_id}.json"
@@ -55,7 +55,7 @@ class EngineScene:
                 or newest.get("engine_run")
             )
 
-        found = await until(look, 60, "the record")
+        found = await until(look, 180, "the record")
         return dict(found or {})
 
 
