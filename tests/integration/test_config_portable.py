@@ -48,7 +48,7 @@ def test_a_file_for_another_machine_is_judged_by_itself(folder: Path) -> None:
     assert "cloud.secret_file" in here.stderr
     assert (portable.returncode, portable.stderr) == (0, "")
     good, left_out = portable.stdout.splitlines()
-    assert good == f"{file} is good as far as it goes; workflows: build, deploy"
+    assert good == f"{file} has no mistakes; workflows: build, deploy"
     assert left_out.startswith("left out, since only its machine can answer: the ma")
 
 
@@ -67,7 +67,7 @@ def test_every_mistake_of_every_file_is_told(folder: Path) -> None:
     assert "bad.toml: cloud.url: must be https" in said.stderr
     assert "unknown.toml: workflows.x" in said.stderr
     assert "none.toml: " in said.stderr
-    assert "good.toml is good" in said.stdout
+    assert "good.toml has no mistakes" in said.stdout
     document = json.loads(shown.stdout)
     assert document["files"] == files
     assert len(document["left_out"]) == 4

@@ -30,7 +30,7 @@ async def has_ended(stream: SocketStream) -> bool:
 async def rest_of(stream: SocketStream) -> bytes:
     """Return what the hub still sends before it ends a connection."""
     data = b""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         try:
             while True:
                 data += await stream.receive()

@@ -65,7 +65,7 @@ async def advance(seconds: float) -> None:
 
 async def threads_are_idle() -> None:
     """Wait until no thread is at work for this loop."""
-    with within(30):
+    with within(60):
         while _at_work():
             await anyio.sleep(0.001)
 

@@ -19,15 +19,15 @@ _STEP_S = 0.5
 @overload
 async def until(
     look: Callable[[], Coroutine[Any, Any, T | None]],
-    within_s: float = 30,
+    within_s: float = 60,
     what: object = None,
 ) -> T: ...
 @overload
 async def until(
-    look: Callable[[], T | None], within_s: float = 30, what: object = None
+    look: Callable[[], T | None], within_s: float = 60, what: object = None
 ) -> T: ...
 async def until(
-    look: Callable[[], Any], within_s: float = 30, what: object = None
+    look: Callable[[], Any], within_s: float = 60, what: object = None
 ) -> Any:
     """Return what a look returns once that is true.
 

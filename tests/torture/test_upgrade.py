@@ -135,7 +135,7 @@ async def upgrade_under_load(
         await submit(HELD)
         try:
             daemon.start()
-            await until(is_full, what="all slots taken, and one job waiting")
+            await until(is_full, 120, "all slots taken, and one job waiting")
             codes = [await to_thread.run_sync(daemon.stop)]
             # These runs end while no daemon is there.
             gate.touch()

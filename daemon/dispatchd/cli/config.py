@@ -117,7 +117,7 @@ def _check_portable(files: Sequence[Path], *, as_json: bool) -> None:
             click.echo(f"warning: {warning}", err=True)
         if not as_json:
             names = ", ".join(sorted(configuration.workflows)) or "none"
-            click.echo(f"{file} is good as far as it goes; workflows: {names}")
+            click.echo(f"{file} has no mistakes; workflows: {names}")
     if as_json:
         shown = [_problem(problem) for problem in problems]
         paths = [str(file) for file in files]

@@ -24,7 +24,7 @@ def pieces(
         retries: The rule.
         job_id: The job.
         attempt: The only attempt whose log is wanted, by its place (from 1); None for all.
-        follow: True to wait for more until no more comes; the hub may be away for a while meanwhile.
+        follow: True to continue while the log grows. The hub may be away for a minute.
     """
     part, offset = attempt or 1, 0
     while True:

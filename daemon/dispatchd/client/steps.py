@@ -26,7 +26,7 @@ class Call:
     """One request to the hub, and what proves an answer to be a hub's."""
 
     name: str
-    """What it is to do, as words after "cannot"."""
+    """Purpose of the call, in words that follow "cannot"."""
     path: str
     """Path and query, encoded."""
     method: str = "GET"

@@ -12,7 +12,7 @@ _SUBJECTS: Final = (
     ("issue", "issue_number", "issues"),
     ("sha", "sha", "commit"),
 )
-"""What a job may be about, best first: its name, its field on the wire, and its part of an address at GitHub."""
+"""Subjects of a job, best first: name, field on the wire, and path at GitHub."""
 
 
 def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job:

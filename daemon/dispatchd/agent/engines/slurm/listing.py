@@ -17,10 +17,10 @@ from dispatchd.agent.engines.starts import PREFIX
 from dispatchd.errors import EngineRefused, EngineSilent
 
 _RAREST: Final = 6.0
-"""Longest distance of two questions, in times of the shortest one."""
+"""Longest time between two questions, as a multiple of the shortest (count)."""
 
 _PART: Final = 4.0
-"""Part of the time since the last start that is the distance of two questions, between the two."""
+"""Divisor: the time between two questions is that since the last start, divided by this (count)."""
 
 _SOON_S: Final = 1.0
 """Shortest time between two questions, also for somebody in a hurry (seconds)."""

@@ -40,7 +40,7 @@ class Worker:
 
 @frozen(kw_only=True)
 class Queue:
-    """What decides when a queued job is dispatched, beside the job itself."""
+    """Circumstances in which queued jobs wait: the machines, and the pause of dispatch."""
 
     workers: Sequence[Worker]
     is_paused: bool = False
