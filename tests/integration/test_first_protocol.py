@@ -147,7 +147,7 @@ async def test_its_accept_may_take_longer_than_a_lease(
     """It has begun the run before it accepts it, so that another machine would run it a second time."""
     job_id = await here.submit({"dag_name": "it"})
     held = await Machine(http=here.http, extensions=None).pull()
-    await advance(here.lease_s + here.patience_s - 20)
+    await advance(here.lease_s + here.patience_s - 60)
     assert (await Machine(http=here.http, name="m2").ask()).status_code == 204
     await first.accept(held.id)
     await first.report()

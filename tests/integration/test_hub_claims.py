@@ -118,13 +118,13 @@ async def test_a_heartbeat_and_an_accept_extend_the_lease(
     held = await machine.pull()
     await claim_that_ends(server)
 
-    await advance(server.lease_s - 10)
+    await advance(0.6 * server.lease_s)
     await held.beat()
-    await advance(server.lease_s - 10)
+    await advance(0.6 * server.lease_s)
     await until_the_hub_has_looked(server)
     nothing = await Machine(http=server.http, name="m2", workflows=["ci"]).ask()
     await held.accept()
-    await advance(server.lease_s - 10)
+    await advance(0.6 * server.lease_s)
 
     assert nothing.status_code == 204
     assert not (await row(server, "j"))["lease_expired"]

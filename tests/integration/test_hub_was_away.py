@@ -164,10 +164,10 @@ async def test_who_is_really_gone_is_noticed_a_full_lease_later(here: HubHere) -
     await advance(AWAY_S)
     await here.start()
     other = Machine(http=here.http, name="m2")
-    await advance(here.lease_s + here.patience_s - 20)
+    await advance(here.lease_s + here.patience_s - 90)
     await looked(here)
     assert (await row(here, "j"))["state"] == "running"
-    await advance(20)
+    await advance(90)
     await in_time(lambda: _pulls(other))
 
 

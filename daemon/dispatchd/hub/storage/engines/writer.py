@@ -26,7 +26,7 @@ _AT_ONCE: Final = 64
 """Most calls that share a commit (count): the first of them waits for the last."""
 
 _LONGEST_S: Final = 0.1
-"""Time after which no further call joins those that share a commit (seconds)."""
+"""Usual time after which no further call joins those that share a commit (seconds)."""
 
 _ENDED: Final = "SQLite has ended the transaction"
 
@@ -54,6 +54,8 @@ class Writer:
     """Thread that makes all changes of an SQLite database; it starts with the first one."""
 
     _engine: Engine
+    _longest_s: float = _LONGEST_S
+    """After how long no further call joins a commit (seconds)."""
     _waiting: SimpleQueue[_Call | None] = field(factory=SimpleQueue, init=False)
     """Calls in their order; None is the end."""
     _starting: Lock = field(factory=Lock, init=False)
@@ -122,7 +124,7 @@ class Writer:
         One that waits for those before it may still be withdrawn.
         """
         most = min(1 + self._waiting.qsize(), _AT_ONCE)
-        until = time.monotonic() + _LONGEST_S  # of this one transaction
+        until = time.monotonic() + self._longest_s  # of this one transaction
         yield begun[0]
         while len(begun) < most and time.monotonic() < until:  # likewise
             try:
