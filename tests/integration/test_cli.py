@@ -169,7 +169,7 @@ def test_a_good_config_is_confirmed(tmp_path: Path) -> None:
 
 
 def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> None:
-    from dispatchd.protocol.contracts import schema
+    from dispatchd.protocol.published.schemas import schema
 
     example = Path(__file__).parents[2] / "config.example.toml"
     text = example.read_text()

@@ -1,7 +1,5 @@
 """Each answer of a hub, to generated requests and to odd ones, is one that the descriptions in `contracts/` declare."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +7,8 @@ import pytest
 from support.hub import Hub
 from support.machine import JOBS, PATH, PROOF, Machine, encoded, refuses
 
-CONTRACTS = Path(__file__).parents[2] / "contracts"
-DESCRIPTIONS = ("openapi", "hub.openapi")
+DESCRIPTIONS = ("/endpoint.openapi.json", "/openapi.json")
+"""Where the hub serves the descriptions of its calls."""
 FEW, MANY = 5, 24
 """Requests of each kind, valid and not, for each call; of eight, six are from somebody known about something known."""
 
@@ -20,7 +18,7 @@ async def judge(server: Hub, name: str, examples: int) -> None:
     # It takes a second to load, which is for these tests alone to wait for.
     from support import generated_calls
 
-    await generated_calls.judge(server, CONTRACTS / f"{name}.json", examples)
+    await generated_calls.judge(server, name, examples)
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
@@ -135,7 +133,7 @@ async def test_a_known_path_names_its_methods(server: Hub) -> None:
     from support.generated_calls import NOT_SERVED
 
     for name in DESCRIPTIONS:
-        description = json.loads((CONTRACTS / f"{name}.json").read_text())
+        description = (await server.http.get(name)).json()
         for path, item in description["paths"].items():
             if path.endswith(NOT_SERVED):
                 continue

@@ -37,7 +37,7 @@ from dispatchd.client.steps import (
     in_query,
     resumed,
 )
-from dispatchd.protocol.contracts import schema
+from dispatchd.protocol.published.schemas import schema
 
 T = TypeVar("T")
 

@@ -19,14 +19,9 @@ from dispatchd.agent.endpoint.wire import LONGEST_ID
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.domain.claim_rules import LEASE_EXPIRED
 from dispatchd.hub.domain.model import State
-from dispatchd.protocol.contracts import (
-    CONTRACTS_VERSION,
-    check,
-    names,
-    schema,
-    violations,
-)
+from dispatchd.protocol.contracts import CONTRACTS_VERSION, check, violations
 from dispatchd.protocol.outcome import FailureCause
+from dispatchd.protocol.published.schemas import names, schema
 from support.golden import EXAMPLES, ROOT, examples, name_of, read
 
 VALID = sorted(EXAMPLES.glob("*/valid/*.json"))
@@ -340,7 +335,7 @@ def test_the_wheel_that_comes_from_the_sdist_carries_every_schema(
         [
             sys.executable,
             "-c",
-            "import json; from dispatchd.protocol import contracts; print(json.dumps([contracts.__file__, contracts.names()]))",
+            "import json; from dispatchd.protocol.published import schemas; print(json.dumps([schemas.__file__, schemas.names()]))",
         ],
         cwd=tmp_path / "installed",
         check=True,
@@ -421,10 +416,11 @@ def test_after_a_load_no_contract_needs_its_file() -> None:
     script = """
 import sys
 from dispatchd.protocol import contracts
+from dispatchd.protocol.published import schemas
 contracts.load_all()
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
-for name in contracts.names():
+for name in schemas.names():
     contracts.violations(name, {})
 print([path for path in opened if str(path).endswith(".json")])
 """

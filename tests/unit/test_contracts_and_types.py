@@ -40,9 +40,10 @@ from dispatchd.hub.domain.model import Attempt as Claim
 from dispatchd.hub.domain.model import Delivery, HubJob, Machine, State, Token
 from dispatchd.hub.domain.result_details import NAMES
 from dispatchd.hub.domain.webhooks.senders import Sender
-from dispatchd.protocol.contracts import check, schema
+from dispatchd.protocol.contracts import check
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+from dispatchd.protocol.published.schemas import schema
 from dispatchd.protocol.result import Annotation, NoResult, ResultStatus, RunResult
 from support.golden import examples, name_of, read
 

@@ -11,7 +11,8 @@ from dispatchd.hub.domain.model import State
 from dispatchd.hub.github.checks.conclusions import INFRASTRUCTURE, TIMED_OUT
 from dispatchd.hub.github.routing.matching import _USUAL_ACTIONS
 from dispatchd.hub.init import init
-from dispatchd.protocol.contracts import schema, violations
+from dispatchd.protocol.contracts import violations
+from dispatchd.protocol.published.schemas import schema
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "github.md").read_text()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dispatchd.protocol.contracts import schema, violations
+from dispatchd.protocol.contracts import violations
+from dispatchd.protocol.published.schemas import schema
 
 PAGE = (Path(__file__).parents[2] / "docs" / "login.md").read_text("utf-8")
 

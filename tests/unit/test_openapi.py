@@ -21,13 +21,15 @@ from dispatchd.hub.github.extension import GithubExtension
 from dispatchd.hub.github.ingest.webhook import Webhook
 from dispatchd.hub.main import application
 from dispatchd.hub.storage.database import Database
-from dispatchd.protocol.contracts import names
+from dispatchd.protocol.published.openapi import Api, bundled
+from dispatchd.protocol.published.schemas import names, schema
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 OPENAPI: dict[str, Any] = json.loads((CONTRACTS / "openapi.json").read_text("utf-8"))
 HUB: dict[str, Any] = json.loads((CONTRACTS / "hub.openapi.json").read_text("utf-8"))
 BOTH = pytest.mark.parametrize("document", [OPENAPI, HUB], ids=["endpoint", "hub"])
 
+OF_ANYBODY = {"/healthz", "/readyz", "/openapi.json", "/endpoint.openapi.json"}
 OF_THE_HUB = {
     "hub-artifact",
     "hub-delivery",
@@ -134,6 +136,30 @@ def test_every_reference_resolves_and_nothing_points_outside(
 
     assert all(each.startswith(("#/", "./schemas/")) for each in found)
     assert all(resolved({"$ref": each}, document) for each in found)
+
+
+@pytest.mark.parametrize("api", Api)
+def test_a_bundle_says_what_the_files_say_in_one_document(api: Api) -> None:
+    description = json.loads((CONTRACTS / api).read_text("utf-8"))
+    used = {each for each in references(description) if each.startswith("./")}
+    bundle = json.loads(bundled(api))
+    found = {*references(bundle)}
+
+    assert all(each.startswith("#/") for each in found)
+    assert all(resolved({"$ref": each}, bundle) for each in found)
+    assert used
+    for reference in used:
+        name = reference.removeprefix("./schemas/").removesuffix(".schema.json")
+        inside = bundle["components"]["schemas"][name]
+        assert inside == {k: v for k, v in schema(name).items() if k[0] != "$"}
+    as_files = {
+        f"#/components/schemas/{name}": f"./schemas/{name}.schema.json"
+        for name in names()
+    }
+    text = json.dumps({key: bundle[key] for key in ("info", "paths")})
+    for inside, file in as_files.items():
+        text = text.replace(f'"{inside}"', f'"{file}"')
+    assert json.loads(text) == {key: description[key] for key in ("info", "paths")}
 
 
 @BOTH
@@ -312,7 +338,7 @@ def test_a_call_of_the_hub_names_its_scope_and_every_answer(
     body = {"400", "413", "422"} if "requestBody" in call else set()
 
     assert set(scope) <= set(SCOPES)
-    assert bool(scope) == (path not in {"/healthz", "/readyz"})
+    assert bool(scope) == (path not in OF_ANYBODY)
     assert len(call["responses"]) == len(errors) + 1
     assert errors >= wanted | body
     assert ("requestBody" in call) <= (method == "post")

@@ -30,7 +30,7 @@ from dispatchd.hub.domain.schedules.progress import (
 )
 from dispatchd.hub.init import init
 from dispatchd.hub.queue.schedules import goes_by, plan_of, terms_of
-from dispatchd.protocol.contracts import schema
+from dispatchd.protocol.published.schemas import schema
 
 NIGHTLY = Plan(cron="30 2 * * *", timezone="Europe/Berlin")
 

@@ -31,7 +31,7 @@ from dispatchd.hub.domain.webhooks.senders import (
     Sender,
     form_of,
 )
-from dispatchd.protocol.contracts import schema
+from dispatchd.protocol.published.schemas import schema
 
 DOCUMENT: Any = {
     "a": {"b": "text", "c/d": 7, "~": "tilde", "": "empty", "*": "star"},

@@ -139,9 +139,9 @@ def schema(*, is_hub: bool) -> None:
 
     An editor completes and checks a TOML file whose first line names it: #:schema ./dispatchd.schema.json
     """
-    from dispatchd.protocol import contracts
+    from dispatchd.protocol.published import schemas
 
-    document = contracts.schema("hub-config" if is_hub else "config")
+    document = schemas.schema("hub-config" if is_hub else "config")
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 

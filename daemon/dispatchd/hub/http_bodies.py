@@ -19,7 +19,7 @@ from typing_extensions import override
 from dispatchd.errors import ContractViolation, DispatchdError
 from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.parsers import Busy, parsed
-from dispatchd.protocol.contracts import check, schema
+from dispatchd.protocol.contracts import check
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_text import (
     Member,
@@ -27,6 +27,7 @@ from dispatchd.protocol.json_text import (
     members,
     whole_characters,
 )
+from dispatchd.protocol.published.schemas import schema
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

@@ -22,6 +22,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import NotReachable
 from dispatchd.hub.api.admin import Admin
 from dispatchd.hub.api.artifacts import Artifacts
+from dispatchd.hub.api.descriptions import Descriptions
 from dispatchd.hub.api.dispatch import Dispatch
 from dispatchd.hub.api.errors import HANDLERS
 from dispatchd.hub.api.jobs import Jobs
@@ -114,6 +115,7 @@ def application(
             *Admin(context, submissions, extension).routes(),
             *ScheduleList(context).routes(),
             *probes.routes(),
+            *Descriptions().routes(),
             *Page(context, entry, jobs, logs, artifacts, extension).routes(),
             *LoginPage(entry).routes(),
             *AuditPage(entry).routes(),

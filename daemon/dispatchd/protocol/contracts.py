@@ -1,26 +1,20 @@
-"""The contracts as code: find, load and apply the JSON Schemas of `contracts/`.
-
-In an installed package the schemas are in `dispatchd/_contracts`. In a source tree, which an editable install
-uses, they are in `contracts/`.
+"""The contracts as code: load and apply the JSON Schemas of `contracts/`.
 
 Two rules are stricter here than in JSON Schema, because the Python types are: a whole number is
 written without a fraction (1.0 isn't one), and NaN and Infinity, which TOML has, are no numbers.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from itertools import islice
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dispatchd.errors import ContractViolation
+from dispatchd.protocol.published.schemas import names, schema
 
 if TYPE_CHECKING:
     # Slow to load: a command that validates nothing goes without it, and a daemon and a hub load it at their start.
@@ -29,8 +23,6 @@ if TYPE_CHECKING:
 
 CONTRACTS_VERSION: Final = 1
 """Version of every contract here; contracts/README.md, versions."""
-
-_SUFFIX: Final = ".schema.json"
 
 _JSON_TYPE_NAMES: Final = {
     "string": "a string",
@@ -120,31 +112,6 @@ def load_all() -> None:
     """
     for contract in names():
         _validator(contract)
-
-
-@cache
-def schema(contract: str) -> Mapping[str, Any]:
-    """Return a contract's JSON Schema (2020-12). The caller must not change it."""
-    text = (_schemas() / (contract + _SUFFIX)).read_text(encoding="utf-8")
-    document: Mapping[str, Any] = json.loads(text)
-    return document
-
-
-def names() -> list[str]:
-    """Return the names of all contracts, sorted."""
-    return sorted(
-        entry.name.removesuffix(_SUFFIX)
-        for entry in _schemas().iterdir()
-        if entry.name.endswith(_SUFFIX)
-    )
-
-
-@cache
-def _schemas() -> Traversable:
-    packaged = files("dispatchd") / "_contracts" / "schemas"
-    if packaged.is_dir():
-        return packaged
-    return Path(__file__).parents[3] / "contracts" / "schemas"
 
 
 @cache
@@ -326,8 +293,8 @@ def _missing_beside(
     around: Mapping[str, Any], instance: Mapping[str, object]
 ) -> _Names:
     needed_by: dict[str, list[str]] = {}
-    for given, names in around["dependentRequired"].items():
-        for name in names:
+    for given, needed in around["dependentRequired"].items():
+        for name in needed:
             if given in instance and name not in instance:
                 needed_by.setdefault(name, []).append(given)
     for name, givens in needed_by.items():

@@ -22,6 +22,7 @@ from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.published.openapi import Api, bundled
 
 _BEHIND: Final = 1000
 """Most events that a reader may be behind (count); then its stream ends."""
@@ -65,13 +66,15 @@ class EventFeed:
 
 @define(kw_only=True)
 class Queries:
-    """Shows status, health, metrics, jobs and their events."""
+    """Shows status, health, metrics, jobs and their events, and what the socket takes."""
 
     status: Status
     metrics: Metrics
     tracker: Tracker
     store: JobStore
     feed: EventFeed
+    description: str = field(factory=lambda: bundled(Api.CONTROL), init=False)
+    """Description of the socket (JSON), read before another release's file may stand in its place."""
 
     def routes(self) -> Routes:
         """Return the routes, for the control server."""
@@ -82,6 +85,7 @@ class Queries:
             ("GET", "/v1/jobs"): self.list_jobs,
             ("GET", "/v1/jobs/{job}"): self.show_job,
             ("GET", "/v1/events"): self.follow,
+            ("GET", "/openapi.json"): self.describe,
         }
 
     async def show_status(self, _: Call) -> Reply:
@@ -99,6 +103,10 @@ class Queries:
     async def show_metrics(self, _: Call) -> Text:
         """Return all metrics."""
         return Text(body=self.metrics.text(), media_type=MEDIA_TYPE)
+
+    async def describe(self, _: Call) -> Text:
+        """Return the calls of the socket, as OpenAPI."""
+        return Text(body=self.description, media_type="application/json")
 
     async def list_jobs(self, call: Call) -> Reply:
         """Return every tracked job, then the newest `past` ones; or those whose ids begin with `like`.
