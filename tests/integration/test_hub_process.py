@@ -334,5 +334,5 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     )
 
     assert found.returncode == os.EX_UNAVAILABLE
-    assert "dispatchd[hub]" in found.stderr
+    assert "wheel with [hub]" in found.stderr
     assert len(found.stderr.splitlines()) == 1

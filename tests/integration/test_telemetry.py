@@ -507,7 +507,7 @@ def test_a_missing_extra_is_one_clear_line() -> None:
 
     assert said == (
         "69 cannot export traces: opentelemetry.sdk.trace is not installed; "
-        "run: pip install 'dispatchd[otel]'"
+        "install the release's wheel with [otel] behind its name"
     )
 
 

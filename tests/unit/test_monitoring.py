@@ -13,6 +13,10 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 MONITORING = DOCS / "monitoring"
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
+OF_HUB: dict[str, Any] = json.loads((MONITORING / "hub-dashboard.json").read_text())
+BOTH = pytest.mark.parametrize(
+    "dashboard", [DASHBOARD, OF_HUB], ids=["machines", "hub"]
+)
 
 
 def documented() -> set[str]:
@@ -33,8 +37,8 @@ def documented_of_hub() -> set[str]:
     return {*re.findall(r"^\| `(dispatchd_hub_\w+)", text, re.MULTILINE)}
 
 
-def queries() -> Iterator[str]:
-    for panel in DASHBOARD["panels"]:
+def queries(dashboard: dict[str, Any]) -> Iterator[str]:
+    for panel in dashboard["panels"]:
         for target in panel["targets"]:
             yield target["expr"]
 
@@ -52,7 +56,11 @@ def promtool(*arguments: str) -> None:
 def test_every_metric_is_documented() -> None:
     used = {
         name
-        for text in (*queries(), (MONITORING / "alerts.yml").read_text())
+        for text in (
+            *queries(DASHBOARD),
+            *queries(OF_HUB),
+            (MONITORING / "alerts.yml").read_text(),
+        )
         for name in re.findall(r"\bdispatchd_\w+", text)
     }
 
@@ -60,15 +68,27 @@ def test_every_metric_is_documented() -> None:
     assert used - documented() - documented_of_hub() == set()
 
 
-def test_every_metric_is_on_the_dashboard() -> None:
-    shown = {name for text in queries() for name in re.findall(r"dispatchd_\w+", text)}
+@pytest.mark.parametrize(
+    ("dashboard", "metrics"),
+    [(DASHBOARD, documented()), (OF_HUB, documented_of_hub())],
+    ids=["machines", "hub"],
+)
+def test_every_metric_is_on_the_dashboard(
+    dashboard: dict[str, Any], metrics: set[str]
+) -> None:
+    shown = {
+        name
+        for text in queries(dashboard)
+        for name in re.findall(r"dispatchd_\w+", text)
+    }
 
-    assert documented() - shown == set()
+    assert metrics - shown == set()
 
 
-def test_panels_are_whole_and_do_not_overlap() -> None:
+@BOTH
+def test_panels_are_whole_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in DASHBOARD["panels"]:
+    for panel in dashboard["panels"]:
         assert panel["title"]
         assert panel["description"]
         at = panel["gridPos"]
@@ -80,9 +100,8 @@ def test_panels_are_whole_and_do_not_overlap() -> None:
         assert not cells & taken
         assert max(x for x, _ in cells) < 24
         taken |= cells
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(
-        DASHBOARD["panels"]
-    )
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
 
 
 @pytest.mark.host
@@ -96,13 +115,16 @@ def test_the_rules_fire_when_they_should() -> None:
 
 
 @pytest.mark.host
-def test_the_queries_of_the_dashboard_parse(tmp_path: Path) -> None:
+@BOTH
+def test_the_queries_of_the_dashboard_parse(
+    tmp_path: Path, dashboard: dict[str, Any]
+) -> None:
     rules = [
         {
             "record": f"query:{number}",
             "expr": query.replace("$__rate_interval", "5m").replace("$instance", ".*"),
         }
-        for number, query in enumerate(queries())
+        for number, query in enumerate(queries(dashboard))
     ]
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))

@@ -242,7 +242,7 @@ def _open(
         )
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        reason = f"{error.name} is not installed; run: pip install 'dispatchd[otel]'"
+        reason = f"{error.name} is not installed; install the release's wheel with [otel] behind its name"
         raise NotReachable(cannot="export traces", reason=reason) from error
     statuses: list[int] = []
 

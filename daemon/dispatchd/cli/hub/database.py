@@ -48,5 +48,5 @@ def require_extra() -> None:
     """
     for name in ("alembic", "cronsim", "psycopg", "sqlalchemy", "starlette", "uvicorn"):
         if find_spec(name) is None:
-            reason = f"{name} is not installed; run: pip install 'dispatchd[hub]'"
+            reason = f"{name} is not installed; install the release's wheel with [hub] behind its name"
             raise NotReachable(cannot="use a hub", reason=reason)
