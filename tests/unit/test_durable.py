@@ -1,7 +1,9 @@
 import os
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,6 +106,38 @@ def test_a_refused_write_names_the_file_and_leaves_nothing_behind(
         folder.put("taken", b"x")
 
     folder.put("after", b"fine")
+
+
+@pytest.mark.parametrize("way", ["put", "put_all", "adopt"])
+def test_content_is_synced_before_it_is_put_in_place_and_the_folder_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    folder = DurableFolder.open(tmp_path / "folder")
+    reserved = tmp_path / "reserved"
+    reserved.write_bytes(bytes(100))
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(fd: int) -> None:
+        fsync(fd)
+        done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "content")
+
+    def noted_rename(*arguments: Any, **options: Any) -> None:
+        rename(*arguments, **options)
+        done.append("name")
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    match way:
+        case "put":
+            folder.put("a", b"x")
+        case "put_all":
+            folder.put_all({"a": b"x"})
+        case _:
+            folder.adopt(reserved, "a", b"x")
+
+    assert done == ["content", "name", "folder"]
+    assert (folder.path / "a").read_bytes() == b"x"
 
 
 def test_a_failed_folder_sync_fails_the_put(tmp_path: Path) -> None:
