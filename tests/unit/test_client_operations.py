@@ -290,7 +290,8 @@ def test_a_wait_ends_in_its_time() -> None:
     with pytest.raises(WaitTimeout, match="within 3 s; no hub answers"):
         waited(away, 3)
 
-    assert [call.held_s for call in play.calls] == [25, 25, 10, 0]
+    assert [call.held_s for call in play.calls] == [25, 25, 9, 0]
+    assert play.pauses == [0.5, 0.5]
     assert play.time == 60
     assert away.time <= 3
 
@@ -326,6 +327,8 @@ def test_a_watch_tells_each_change_once() -> None:
         *["wait=25&seen=1"] * 3,
         "wait=25&seen=2",
     ]
+    # After the answer with nothing new, and for a hub that is away.
+    assert play.pauses == [0.5, 0.25]
 
 
 def test_a_watch_of_a_hub_that_tells_no_changes_looks_again() -> None:
@@ -396,6 +399,15 @@ def test_a_followed_log_outlives_a_hub_that_is_away() -> None:
     play.run(logs.pieces(RETRIES, "j", attempt=None, follow=True))
 
     assert b"".join(each.data for each in play.values) == b"onetwo"
+
+
+def test_a_followed_log_with_nothing_new_is_not_asked_for_at_once() -> None:
+    nothing = [log(b"", 0)] * 5
+    play = Play(*nothing, log(b"one", 3, complete="1"))
+
+    play.run(logs.pieces(RETRIES, "j", attempt=None, follow=True))
+
+    assert play.pauses == [0.5] * 5
 
 
 TEXT = Artifact.of(

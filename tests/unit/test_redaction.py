@@ -176,6 +176,14 @@ def test_the_lines_of_a_secret_are_secrets_from_12_characters_on() -> None:
     assert scrub(secret.replace("\n", "\r\n"), {secret}) == MARK
 
 
+def test_a_secret_with_other_line_ends_is_redacted_in_every_coding_too() -> None:
+    secret = "first line\nand ends!"
+    other = secret.replace("\n", "\r\n").encode()
+
+    for coded in (base64.b64encode(other), other.hex().encode(), quote(other).encode()):
+        assert scrub(f"> {coded.decode()}", {secret}) == f"> {MARK}"
+
+
 def test_a_short_output_is_reported_whole() -> None:
     assert reported_tail("done\n", NOTHING) == "done\n"
 

@@ -16,7 +16,7 @@ from dispatchd.client.errors import (
     WaitTimeout,
 )
 from dispatchd.client.records import Job
-from dispatchd.client.retries import Retries, asked, asked_document
+from dispatchd.client.retries import QUIET_S, Retries, asked, asked_document
 from dispatchd.client.steps import (
     Answer,
     Call,
@@ -203,6 +203,8 @@ def wait(
             tries, said = retries.of_followed, f"it is {job.state}"
             if job.ended:
                 return job
+            if over_at is None or now() + QUIET_S < over_at:
+                yield Pause(QUIET_S)
         except ClientError as error:
             pause, said = tries.after(error), error.reason
             if over_at is None or now() + pause.seconds < over_at:
@@ -222,13 +224,13 @@ def watch(retries: Retries, job_id: str) -> Stream[Job]:
         held_s = HELD_S if seen else 0.0
         call = _one(job_id, wait_s=held_s, seen=seen, name=f"watch job {job_id}")
         found, seen = yield from asked(call, retries.of_followed, _versioned)
-        if found != last:
-            last = found
+        is_new, last = found != last, found
+        if is_new:
             yield Item(Job.of(found))
         if found["ended"]:
             return
-        if not seen:
-            yield Pause(_LOOK_S)
+        if not (seen and is_new):
+            yield Pause(QUIET_S if seen else _LOOK_S)
 
 
 def cancel(retries: Retries, job_id: str) -> Operation[Job]:

@@ -4,8 +4,8 @@ from typing import Final
 
 from dispatchd.client.answers import text
 from dispatchd.client.records import LogPiece
-from dispatchd.client.retries import Retries, asked
-from dispatchd.client.steps import Answer, Call, Item, Stream, in_query
+from dispatchd.client.retries import QUIET_S, Retries, asked
+from dispatchd.client.steps import Answer, Call, Item, Pause, Stream, in_query
 from dispatchd.network.request_target import in_path
 
 _HELD_S: Final = 20
@@ -41,7 +41,11 @@ def pieces(
             yield Item(LogPiece(attempt=part, data=piece))
         offset += len(piece)
         has_more = bool(piece) and offset < int(headers["log-size"])
-        if has_more or (follow and headers.get("log-complete") != "1"):
+        if has_more:
+            continue
+        if follow and headers.get("log-complete") != "1":
+            if not piece:
+                yield Pause(QUIET_S)
             continue
         if attempt is not None or part >= int(headers["log-parts"]):
             return

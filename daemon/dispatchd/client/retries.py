@@ -29,6 +29,9 @@ _AWAY_TRIES: Final = 60
 _AWAY_CAP_S: Final = 2.0
 """Tries, and upper bound of a wait (seconds), while something is followed: the hub may be away for a minute, as in an upgrade."""
 
+QUIET_S: Final = 0.5
+"""Pause after an answer with nothing new to a question that was to be held (seconds): who never holds one isn't asked without end."""
+
 _SUBMIT_TRIES: Final = 3
 """Repetitions of a submit that may have been carried out, whatever the rule (count): else nobody knows of the job."""
 
