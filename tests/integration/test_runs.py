@@ -91,6 +91,25 @@ async def test_a_command_that_ignores_sigterm_is_killed_at_its_time_limit(
     assert "SIGKILL" in finished["result_summary"]
 
 
+async def test_a_command_that_is_cancelled_gets_sigterm_and_may_clean_up(
+    tmp_path: Path,
+) -> None:
+    limits = "kill_grace_s = 3600"
+    script = "trap 'echo cleaned; exit 5' TERM; echo up; while :; do sleep 0.1; done"
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": sh(script)}, limits=limits)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            output = daemon.state / "runs/j/attempt-1/output.log"
+            await until(lambda: output.exists() and output.read_text() == "up\n")
+            await call(daemon, "POST", "/v1/jobs/j/cancel", {})
+            [finished] = await hub.until_finished("j")
+
+    assert finished["result_status"] == "aborted"
+    assert finished["result_output"].endswith("cleaned\n")
+    assert "SIGKILL" not in finished["result_summary"]
+
+
 @pytest.mark.parametrize("mode", [None, 0o600])
 async def test_a_program_that_cannot_be_executed_fails_its_job_alone(
     tmp_path: Path, mode: int | None
