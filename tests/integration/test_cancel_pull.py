@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dispatchd import __version__
 from support.clock import advance
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
@@ -126,6 +127,9 @@ async def test_an_endpoint_that_has_shown_nothing_is_not_asked(tmp_path: Path) -
 
     assert not for_cancels(hub)
     assert all("heartbeat" in each.body["extensions"] for each in hub.calls("pull"))
+    said = [each.body["machine"] for each in hub.calls("pull")]
+    assert {(each["version"], each["slots"]) for each in said} == {(__version__, 1)}
+    assert all(each["free_bytes"] > 0 for each in said)
 
 
 async def test_an_endpoint_that_ignores_the_list_is_asked_once_and_its_job_is_kept(

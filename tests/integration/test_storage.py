@@ -921,11 +921,16 @@ def test_a_pull_is_noted_of_its_machine_alone(machines: MachineStore) -> None:
     for name in "ab":
         machines.add(Machine(name=name, server_id=name, secret_hash="h"))
 
-    machines.note_pull("a", '["ci"]', now=NOW)
-    machines.note_pull("unknown", "[]", now=NOW)
+    pulled = Machine(
+        name="a", seen_at=NOW, workflows='["ci"]', version="1.0", slots=2, free_bytes=9
+    )
+    machines.note_pull(pulled)
+    machines.note_pull(evolve(pulled, name="unknown"))
 
-    noted = {each.name: (each.seen_at, each.workflows) for each in machines.list()}
-    assert noted == {"a": (NOW, '["ci"]'), "b": (0, "")}
+    of_a, of_b = machines.list()
+    # Its credentials are those of its own record.
+    assert of_a == evolve(pulled, server_id="a", secret_hash="h")
+    assert of_b == Machine(name="b", server_id="b", secret_hash="h")
 
 
 def test_a_license_is_kept_once(store: Store) -> None:

@@ -15,6 +15,7 @@ from dispatchd.protocol.times import (
     parse_duration,
     parse_time,
     rough,
+    size,
     utc,
 )
 
@@ -29,6 +30,19 @@ def test_every_number_has_its_texts(seconds: float) -> None:
     assert re.fullmatch(rf"{ONE}( {ONE})?", duration(seconds))
     assert re.fullmatch(r"\d+ (d|h|min|s)", rough(seconds))
     assert re.fullmatch(rf"in {ONE}|{ONE} ago", ago(seconds))
+
+
+UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+@given(count=st.integers(-1, 2**53))
+def test_a_size_says_a_tenth_too_little_at_most(count: int) -> None:
+    number, unit = size(count).split(" ")
+
+    assert re.fullmatch(r"\d\.\d|\d+", number)
+    assert 0 <= count - float(number) * UNITS[unit] <= count / 10 or count < 1
+    assert float(number) < 1024 or unit == "TiB"
+    assert size(-1) == "0 B"
 
 
 @given(seconds=st.floats(min_value=0, max_value=1e10))

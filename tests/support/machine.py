@@ -40,6 +40,9 @@ class Machine:
     extensions: tuple[str, ...] | None = OF_MACHINES
     """What it names in its pulls; None for a client of the first protocol, which has no such field."""
 
+    said: dict[str, Any] | None = None
+    """What it says about itself in its pulls; None for a machine of an earlier release."""
+
     async def ask(self, *, wait: str = "") -> httpx.Response:
         """Pull, and return whatever is answered."""
         return await self.http.post(
@@ -49,6 +52,7 @@ class Machine:
                 "heartbeat_secret": self.secret,
                 **({} if self.workflows is None else {"workflows": self.workflows}),
                 **({} if self.extensions is None else {"extensions": self.extensions}),
+                **({} if self.said is None else {"machine": self.said}),
             },
             headers={"prefer": f"wait={wait}"} if wait else {},
         )

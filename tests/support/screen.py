@@ -116,6 +116,7 @@ class Normal:
             (r"(?m)^MCo.*$", "MCo..."),
             (r"pid \d+", "pid 1"),
             (r"[\d.,]+ GiB and [\d,]+ inodes", "1 GiB and 1 inodes"),
+            (r" *[\d.]+ [MGT]iB(?=  )", lambda found: f"{'1 GiB':>{len(found[0])}}"),
             (r"\d+ rows", "9 rows"),
             # What this machine and this moment bring.
             (

@@ -349,6 +349,11 @@ def test_a_valid_configuration_of_the_hub_is_read(path: Path, tmp_path: Path) ->
     assert settings.load(file).file == file
 
 
+LATER: dict[str, set[str]] = {
+    "hub-machine": {"version", "slots", "running", "free_bytes"},
+}
+"""Fields that a hub of an earlier release doesn't show."""
+
 SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
     (
         "hub-job",
@@ -390,7 +395,7 @@ def test_what_the_hub_shows_keeps_its_contract_and_has_each_of_its_fields(
     check(contract, document)
 
     shown = document.keys() - {"dag_name"}
-    assert set(schema(contract)["required"]) == shown
+    assert set(schema(contract)["required"]) == shown - LATER.get(contract, set())
     assert set(schema(contract)["properties"]) == shown | more
 
 

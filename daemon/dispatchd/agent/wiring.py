@@ -17,6 +17,7 @@ from dispatchd.agent.control.queries import EventFeed, Queries, metrics_server
 from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.server import ControlServer
 from dispatchd.agent.domain import runnable_workflows
+from dispatchd.agent.endpoint.about import about, declared
 from dispatchd.agent.endpoint.caller import Caller
 from dispatchd.agent.endpoint.client import DispatchEndpoint
 from dispatchd.agent.engines.local.engine import LocalEngine
@@ -216,20 +217,12 @@ def _control(opened: Opened, *routes: Routes) -> ControlServer:
 
 def _source(opened: Opened, who: Identity) -> DispatchEndpoint:
     current, machine = opened.current, opened.engine.machine
-
-    def declared() -> list[str] | None:
-        # Jobs that this machine can't run well are left to others, even if the owner doesn't want the list to be sent.
-        workflows = current.config.workflows
-        unfit = runnable_workflows.unfit(workflows, machine)
-        if not (unfit or current.config.cloud.declare_workflows):
-            return None
-        return sorted(workflows.keys() - unfit.keys())
-
     return DispatchEndpoint(
         caller=opened.caller,
         credentials=who.credentials,
         call_timeout_s=current.config.cloud.call_timeout_s,
-        declared=declared,
+        declared=lambda: declared(current.config, machine),
+        about=lambda: about(current.config),
     )
 
 

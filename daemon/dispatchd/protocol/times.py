@@ -1,4 +1,4 @@
-"""Durations and points in time as texts: the one parser of each, and the formats of all commands, pages and messages.
+"""Durations, points in time and sizes as texts: the one parser of each, and the formats of all commands, pages and messages.
 
 No value fails: durations below 0 or that are no number count as 0, and a time outside of the calendar as its end.
 """
@@ -17,6 +17,11 @@ _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 """Units with their length (seconds), longest first."""
 
 _TENTHS_BELOW_S: Final = 10.0
+
+_SIZES: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+"""Units of sizes (bytes), largest first."""
+
+_TENTHS_BELOW: Final = 10
 
 _NUMBER: Final = r"[0-9]{1,9}(?:\.[0-9]{1,3})?"
 _DURATION: Final = re.compile(
@@ -115,3 +120,14 @@ def _instant(at: float | datetime) -> datetime:
     except OverflowError:
         # Its zone moves it over the end.
         return _FIRST if at.year == _FIRST.year else _LAST
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in its largest unit, rounded down, such as `53 GiB`; below 10 with tenths, as `1.5 GiB`."""
+    for unit, length in _SIZES:
+        if count >= _TENTHS_BELOW * length:
+            return f"{count // length} {unit}"
+        if count >= length:
+            tenths = count * 10 // length
+            return f"{tenths // 10}.{tenths % 10} {unit}"
+    return f"{max(count, 0)} B"

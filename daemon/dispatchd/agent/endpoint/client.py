@@ -87,6 +87,8 @@ class DispatchEndpoint:
     call_timeout_s: float
     declared: Callable[[], Sequence[str] | None] = lambda: None
     """Returns the workflows to declare with each pull; None to take any job."""
+    about: Callable[[], Mapping[str, Json]] = dict
+    """Returns what to say about this machine with each pull; empty for nothing."""
     _doubts: Doubts = field(factory=Doubts, init=False)
 
     @property
@@ -110,6 +112,8 @@ class DispatchEndpoint:
             "heartbeat_secret": await self.credentials.secret("pull"),
             "extensions": [*OF_MACHINES],
         }
+        if said := self.about():
+            body["machine"] = {**said}
         names = self.declared()
         if cancels_only:
             body["workflows"] = []

@@ -13,13 +13,14 @@ from dispatchd.cli.screen.table import Column, Kind, print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 from dispatchd.network.request_target import in_path
-from dispatchd.protocol.times import ago
+from dispatchd.protocol.times import ago, size
 
 _MACHINE_COLUMNS: Final = (
     Column("MACHINE"),
     Column("STATE", Kind.STATE),
     Column("SEEN", Kind.WHOLE),
-    Column("LAST PULL", Kind.WHOLE),
+    Column("RUNS", Kind.WHOLE),
+    Column("FREE", Kind.WHOLE),
     Column("WORKFLOWS"),
     Column("BOUND TO"),
     Column("SERVER ID", Kind.ID),
@@ -217,7 +218,9 @@ def _machine_row(machine: dict[str, Any]) -> tuple[str, ...]:
         machine["name"],
         machine["state"],
         _seen(machine["seen_at"]),
-        _seen(machine.get("last_pull_at", machine["seen_at"])),
+        _runs(machine),
+        # Numbers stand below each other.
+        f"{size(free):>8}" if (free := machine.get("free_bytes")) else "",
         ", ".join(machine["workflows"] or ["any"]),
         _bound(machine),
         machine["server_id"],
@@ -235,6 +238,12 @@ def _token_row(token: dict[str, Any]) -> tuple[str, ...]:
 
 def _seen(at: float) -> str:
     return ago(age_s(at) if at else None)
+
+
+def _runs(machine: dict[str, Any]) -> str:
+    """Return how many of a machine's slots are busy; a machine or a hub of an earlier release says nothing of them."""
+    slots = machine.get("slots")
+    return f"{machine['running']} of {slots}" if slots else ""
 
 
 def _bound(machine: dict[str, Any]) -> str:

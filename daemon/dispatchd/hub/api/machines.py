@@ -129,11 +129,17 @@ class Machines:
         return await self._shown(machine)
 
     async def _shown(self, machine: Machine) -> Response:
-        binding = await self.context.use(
-            lambda: self.context.stores.bindings.get(machine.name)
-        )
-        now = self.context.now()
-        return JSONResponse(machine_document(machine, now=now, binding=binding))
+        stores, now = self.context.stores, self.context.now()
+
+        def document() -> dict[str, Json]:
+            return machine_document(
+                machine,
+                now=now,
+                binding=stores.bindings.get(machine.name),
+                running=stores.reader.running().get(machine.server_id, 0),
+            )
+
+        return JSONResponse(await self.context.use(document))
 
     async def _change(
         self, request: Request, decide: Callable[[Machine], Machine]
@@ -182,12 +188,14 @@ def machine_documents(context: Context) -> list[dict[str, Json]]:
     heard_at = context.stores.reader.heard_at(
         lease_s=context.settings.leases.seconds, now=now
     )
+    running = context.stores.reader.running()
     return [
         machine_document(
             machine,
             now=now,
             heard_at=heard_at.get(machine.server_id, 0.0),
             binding=bindings.get(machine.name, FREE),
+            running=running.get(machine.server_id, 0),
         )
         for machine in context.stores.machines.list()
     ]

@@ -80,8 +80,10 @@ class Pull:
 
     context: Context
     extension: Extension
-    _noted: dict[str, tuple[float, str]] = field(factory=dict, init=False)
-    """Machine -> time of its last stored pull (seconds since the epoch), and its declared workflows."""
+    _noted: dict[str, tuple[float, tuple[str, str, int] | None]] = field(
+        factory=dict, init=False
+    )
+    """Machine -> time of its last stored pull (seconds since the epoch); and its workflows, release and slots then."""
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -122,30 +124,33 @@ class Pull:
             if isinstance(declared, list)
             else None
         )
-        if workflows == ():
+        said = _as_said(machine, body.get("machine"))
+        if workflows != ():
             # A pull for cancel jobs alone says nothing about the machine's workflows.
-            self._note(machine, machine.workflows)
-        else:
-            self._note(machine, "" if workflows is None else json.dumps(workflows))
-        named = body.get("extensions")
+            named = "" if workflows is None else json.dumps(workflows)
+            said = evolve(said, workflows=named)
+        self._note(said)
+        known = body.get("extensions")
         asking = _Asking(
             machine=machine,
             token="",
             workflows=workflows,
-            extensions=frozenset(map(str, named)) if isinstance(named, list) else None,
+            extensions=frozenset(map(str, known)) if isinstance(known, list) else None,
             binding=self.context.stores.bindings.get(machine.name),
         )
         if not asking.knows(CLAIM):
             return asking
         return evolve(asking, token=token_urlsafe(24))
 
-    def _note(self, machine: Machine, workflows: str) -> None:
+    def _note(self, machine: Machine) -> None:
         now = self.context.now()
-        at, declared = self._noted.get(machine.name, (0.0, ""))
+        # Free space is another one with each pull: that alone is no reason to store it sooner.
+        said = (machine.workflows, machine.version, machine.slots)
+        at, noted = self._noted.get(machine.name, (0.0, None))
         is_recent = bool(machine.seen_at) and 0 <= now - at < _NOTED_EVERY_S
-        if not is_recent or declared != workflows:
-            self.context.stores.machines.note_pull(machine.name, workflows, now=now)
-            self._noted[machine.name] = (now, workflows)
+        if not is_recent or noted != said:
+            self.context.stores.machines.note_pull(evolve(machine, seen_at=now))
+            self._noted[machine.name] = (now, said)
 
     async def _claim_within(
         self, hold_s: float, asking: _Asking, request: Request
@@ -298,3 +303,14 @@ def _not_revoked(machine: Machine) -> Machine:
     if machine.revoked_at:
         raise Refused(HTTPStatus.GONE, "this machine has been revoked")
     return machine
+
+
+def _as_said(machine: Machine, said: Json) -> Machine:
+    """Return a machine with what it says about itself in a pull; nothing, in one of an earlier release."""
+    fields = said if isinstance(said, dict) else {}
+    return evolve(
+        machine,
+        version=str(fields.get("version") or ""),
+        slots=int(str(fields.get("slots") or 0)),
+        free_bytes=int(str(fields.get("free_bytes") or 0)),
+    )

@@ -105,7 +105,12 @@ def attempt_document(
 
 
 def machine_document(
-    machine: Machine, *, now: float, heard_at: float = 0, binding: Binding = FREE
+    machine: Machine,
+    *,
+    now: float,
+    heard_at: float = 0,
+    binding: Binding = FREE,
+    running: int = 0,
 ) -> dict[str, Json]:
     """Return a machine without the hashes of its secrets.
 
@@ -114,6 +119,7 @@ def machine_document(
         now: The time (seconds since the epoch).
         heard_at: The time at which it was last heard of for a job that it has; 0 if it has none.
         binding: The binding of the machine.
+        running: The number of jobs that run on it.
     """
     return {
         "name": machine.name,
@@ -128,6 +134,10 @@ def machine_document(
         "workflows": json.loads(machine.workflows or "null"),
         "bound_workflows": _listed(binding.workflows),
         "bound_repositories": _listed(binding.repositories),
+        "version": machine.version,
+        "slots": machine.slots,
+        "running": running,
+        "free_bytes": machine.free_bytes,
     }
 
 

@@ -230,6 +230,12 @@ class Machine:
     revoked_at: float = 0
     workflows: str = ""
     """Workflows that it declared with its newest pull, as a JSON list; empty for none declared."""
+    version: str = ""
+    """Release of its program, as its newest pull says; empty if it hasn't said."""
+    slots: int = 0
+    """Most runs that it has at the same time (count); 0 if it hasn't said."""
+    free_bytes: int = 0
+    """Space that was left for its state folder at its newest pull (bytes); 0 if it hasn't said."""
 
 
 @frozen(kw_only=True)

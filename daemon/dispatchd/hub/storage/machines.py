@@ -11,6 +11,9 @@ from dispatchd.hub.storage.database import Database, lock, upsert
 from dispatchd.hub.storage.schema import LICENSES, MACHINES
 
 _MACHINE: Final = MACHINES.c
+_OF_PULL: Final = ("seen_at", "workflows", "version", "slots", "free_bytes")
+"""Columns that a pull changes, and no other call."""
+
 _OF_SERVER: Final = select(MACHINES).where(_MACHINE.server_id == bindparam("of_id"))
 """Query of a machine by server id; built once, because every call of a machine runs it."""
 
@@ -96,12 +99,13 @@ class MachineStore:
 
         return self._database.write(work)
 
-    def note_pull(self, name: str, workflows: str, *, now: float) -> None:
-        """Store the time of a machine's pull, and the workflows that it declares (JSON)."""
-        values = {"seen_at": now, "workflows": workflows}
+    def note_pull(self, machine: Machine) -> None:
+        """Store the time of a machine's pull, and what it says with it."""
+        values = {name: getattr(machine, name) for name in _OF_PULL}
 
         def work(db: Connection) -> None:
-            db.execute(update(MACHINES).where(_MACHINE.name == name).values(values))
+            of_machine = _MACHINE.name == machine.name
+            db.execute(update(MACHINES).where(of_machine).values(values))
 
         self._database.write(work)
 

@@ -191,6 +191,9 @@ MACHINES: Final = Table(
     _time("seen_at"),
     _time("revoked_at"),
     _text("workflows"),
+    _text("version"),
+    _number("slots"),
+    _number("free_bytes"),
 )
 Index("machines_by_server_id", MACHINES.c.server_id)
 

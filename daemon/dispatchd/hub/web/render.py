@@ -23,7 +23,7 @@ from dispatchd.hub.web import text
 from dispatchd.hub.web import view_model as shapes
 from dispatchd.hub.web.acts import act
 from dispatchd.hub.web.markdown import markdown
-from dispatchd.protocol.times import ago, duration, iso, utc
+from dispatchd.protocol.times import ago, duration, iso, size, utc
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -104,6 +104,7 @@ def _environment() -> Environment:
     environment.filters.update(title_of=shapes.title, has_ended=shapes.has_ended)
     environment.filters.update(short_id=shapes.short_id, state_of=text.state_of)
     environment.filters.update(iso=iso, utc=utc, act=act, ago=ago, duration=duration)
+    environment.filters["size"] = size
     environment.filters["markdown"] = markdown
     environment.globals.update(static=f"/static/{_VERSION}", State=State)
     return environment

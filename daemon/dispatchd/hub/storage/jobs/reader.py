@@ -227,6 +227,13 @@ class JobReader:
                 name: min(now, until - lease_s) for name, until in db.execute(query)
             }
 
+    def running(self) -> dict[str, int]:
+        """Return the number of jobs that run on each machine that has any, by server id."""
+        query = select(_JOB.machine, func.count()).where(_JOB.state == State.RUNNING)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.group_by(_JOB.machine)).all()
+        return {machine: int(count) for machine, count in rows}
+
     def oldest_queued_at(self) -> float | None:
         """Return the time at which the oldest queued job was submitted, or None."""
         first = select(_JOB.created_at).where(_JOB.state == State.QUEUED)
