@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from anyio import to_thread
-from attrs import evolve
+from attrs import define, evolve
 from playwright.async_api import Browser, expect
 
 from dispatchd.hub.config.load import TOKEN_FILE
@@ -16,7 +16,7 @@ from dispatchd.hub.domain.model import ENDED, State
 from dispatchd.protocol.report import LogChunk
 from support.browser import Visit, chromium, visit
 from support.hub import HubHere, hub
-from support.machine import Machine, row
+from support.machine import Held, Machine, row
 from support.seed import (
     HOSTILE,
     hostile_job,
@@ -334,3 +334,95 @@ async def test_a_log_grows_on_the_page(owner: Visit) -> None:
     await owner.page.wait_for_url(re.compile(r"/jobs/j\?line=2#L2$"))
     assert (await held.beat()).json()["watching"] is True
     await shoot(owner, "log")
+
+
+TEXT = b"".join(b"line %d\n" % number for number in range(400))
+
+
+@define
+class RunningLog:
+    """Log of a job that a machine sends."""
+
+    held: Held
+    size: int = 0
+
+    @classmethod
+    async def of(cls, server: HubHere, data: bytes) -> "RunningLog":
+        """Return the log of a new job, with its beginning."""
+        await server.submit({"id": "j", **CI})
+        held = await Machine(http=server.http).pull()
+        await held.accept()
+        await held.beat()
+        log = cls(held)
+        await log.add(data)
+        return log
+
+    async def add(self, data: bytes) -> None:
+        """Send more of it."""
+        chunk = LogChunk(attempt=1, offset=self.size, data=data)
+        await self.held.machine.call("log", "j", **chunk.to_wire())
+        self.size += len(data)
+
+
+async def test_words_are_found_in_a_log(owner: Visit) -> None:
+    hostile = b"<img src=x onerror=1>\x1b[2J\xe2\x80\xae(a.b) [\xc3\x84rger\n"
+    await RunningLog.of(
+        owner.hub, TEXT + b"an \x1b[31mERR\x1b[0mOR here, errors\n" + hostile + TEXT
+    )
+    await owner.go("/jobs/j")
+    said = owner.page.locator("#find-said")
+    field = owner.page.get_by_label("Find in the log")
+
+    for words, answer in (
+        ("error", "1 of 3, line 401"),
+        ("error here", "1 of 1, line 401"),
+        ("<img src=x onerror=1>", "1 of 1, line 402"),
+        ("(a.b) [\xe4rger", "1 of 1, line 402"),
+        ("\\u202e(a", "1 of 1, line 402"),
+        ("a.c", "Not in the part shown"),
+        ("e", "1 of 806, line 1"),
+        ("", ""),
+    ):
+        await field.fill(words)
+        # From the beginning, however far the log was scrolled.
+        await owner.page.evaluate("document.getElementById('log').scrollTop = 0")
+        await field.dispatch_event("input")
+        await expect(said).to_have_text(answer)
+    assert await owner.page.locator("#log img").count() == 0
+    assert owner.complaints == []
+
+
+async def test_the_keyboard_steps_through_what_is_found_while_a_log_grows(
+    owner: Visit,
+) -> None:
+    log = await RunningLog.of(owner.hub, TEXT + TEXT)
+    await owner.go("/jobs/j")
+    keyboard, said = owner.page.keyboard, owner.page.locator("#find-said")
+    field = owner.page.get_by_label("Find in the log")
+
+    await keyboard.press("/")
+    await expect(field).to_be_focused()
+    await keyboard.type("line 399")
+    # What can be seen comes first: a log is shown at its end.
+    await expect(said).to_have_text("2 of 2, line 800")
+    await keyboard.press("Enter")
+    await expect(said).to_have_text("1 of 2, line 400")
+    await log.add(b"last line 399\n")
+    await expect(said).to_have_text("1 of 3, line 400")
+    await keyboard.press("Shift+Enter")
+    await expect(said).to_have_text("3 of 3, line 801")
+    assert await owner.page.evaluate("CSS.highlights.get('found').size") == 3
+    place = "[...CSS.highlights.get('found-now')][0].getBoundingClientRect().top"
+    box = "document.getElementById('log').getBoundingClientRect()"
+    assert await owner.page.evaluate(f"{place} > {box}.top && {place} < {box}.bottom")
+    await keyboard.press("Tab")
+    await keyboard.press("Enter")
+    await expect(said).to_have_text("1 of 3, line 400")
+    await shoot(owner, "find")
+    await keyboard.press("Tab")
+    await keyboard.press("Enter")
+    await expect(said).to_have_text("3 of 3, line 801")
+    await field.fill("")
+    await field.press("Escape")
+    await expect(owner.page.locator("#log")).to_be_focused()
+    assert owner.complaints == []
