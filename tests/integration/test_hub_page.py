@@ -22,6 +22,8 @@ from support.seed import HOSTILE, hostile_job, many_entries, one_of_each, seed
 
 CI = {"dag_name": "ci", "repository_name": "o/r"}
 COOKIE = "dispatchd_hub"
+HANDING_OVER = ("claim 1", "handed over")
+"""Parts of a job's time that take as long as the hub and a machine need."""
 POLICY = "default-src 'none'"
 
 
@@ -280,6 +282,39 @@ async def test_the_queue_is_in_the_order_of_dispatch_and_says_why_each_job_waits
     await server.http.post("/api/v1/dispatch/pause", json={"reason": "<b>Move</b>"})
     paused = await owner.get("/jobs/d")
     assert "Dispatch is paused: &lt;b&gt;Move&lt;/b&gt;." in paused.text
+
+
+async def test_the_parts_of_a_job_s_time_fall_below_its_bar(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    async def falls() -> list[tuple[str, str]]:
+        page = (await owner.get("/jobs/j")).text
+        rows = page.partition('class="falls"')[2].partition("</ul>")[0]
+        return re.findall(r"<span>([^<]+)</span>.*?<span>([^<]+)</span>", rows)
+
+    machine = Machine(http=server.http)
+    await server.submit({"id": "j", **CI})
+    await advance(5)
+    await (await machine.pull()).release()
+    await advance(3)
+    held = await machine.pull()
+    await held.accept()
+    for phase, wait_s in (("accepted", 7), ("running", 60), ("finishing", 20)):
+        await held.beat(phase)
+        await advance(wait_s)
+    reporting = await falls()
+    await held.finish("succeeded", "Done.")
+    await advance(100)
+    job = (await server.http.get(f"{JOBS}/j")).json()
+
+    names = ["waiting", "waiting", "starting", "running", "reporting"]
+    assert [name for name, _ in reporting if name not in HANDING_OVER] == names
+    assert [name for name, _ in await falls()] == [name for name, _ in reporting]
+    assert dict(reporting)["running"].startswith("1 min")
+    # Time passes by itself, too.
+    assert job["started_at"] - job["accepted_at"] >= 7
+    assert job["run_ended_at"] - job["started_at"] >= 60
+    assert job["finished_at"] - job["run_ended_at"] >= 20
 
 
 async def test_an_address_names_a_line_of_a_log(

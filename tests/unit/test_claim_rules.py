@@ -61,3 +61,31 @@ def test_a_claim_of_others_changes_no_job(
     for call in calls:
         with pytest.raises((NotHolder, JobEnded)):
             call()
+
+
+def test_the_times_of_a_run_are_those_of_the_first_heartbeats_that_tell_of_it() -> None:
+    job, now = evolve(RUNNING, state=State.ACCEPTED), 0.0
+    times = []
+    for phase in (
+        *("accepted", "running", "running", "finishing", "finishing"),
+        # Somebody has decided about it: it runs once more.
+        *("needs_attention", "running", "finishing"),
+    ):
+        now += 1
+        heard = claim_rules.beat(
+            job, CLAIM, standing=evolve(STANDING, phase=phase), lease_until=100
+        )
+        job = claim_rules.note_phase(heard, now=now)
+        times.append((job.started_at, job.run_ended_at))
+
+    assert times[:4] == [(0, 0), (2, 0), (2, 0), (2, 4)]
+    assert times[4:] == [(2, 4), (2, 4), (2, 0), (2, 8)]
+    queued = claim_rules.release(job, CLAIM, now=9)
+    again = claim_rules.claim(queued, "m", "u", now=9, lease_until=100)
+    other = claim_rules.claim(queued, "n", "u", now=9, lease_until=100)
+    assert (again.started_at, again.run_ended_at) == (2, 0)
+    assert (other.started_at, other.run_ended_at) == (0, 0)
+    back = claim_rules.take_back(
+        other, Claim(machine="n", token_hash="u"), before=queued, now=9
+    )
+    assert (back.started_at, back.run_ended_at) == (2, 8)

@@ -77,14 +77,28 @@ def test_the_bar_has_all_of_a_job_s_time() -> None:
         finished_at=400.0,
     )
     second = [
-        Attempt(job_id="j", number=1, machine="m", claimed_at=110.0),
+        Attempt(job_id="j", number=1, machine="m", claimed_at=110.0, ended_at=150.0),
         Attempt(job_id="j", number=2, machine="m", claimed_at=160.0),
     ]
 
+    known = evolve(done, started_at=170.0)
+    parked = evolve(known, state=State.NEEDS_ATTENTION, finished_at=0)
+    begins, ends = ["waiting", "handed over", "starting"], ["running", "reporting"]
     for job, attempts, names in (
         (done, second[1:], ["waiting", "handed over", "running"]),
-        (done, second, ["waiting", "earlier claims", "handed over", "running"]),
+        (done, second, ["waiting", "claim 1", "waiting", "handed over", "running"]),
         (evolve(JOB, created_at=100.0), [], ["waiting"]),
+        (evolve(known, state=State.ACCEPTED, finished_at=0), second[1:], begins),
+        (known, second[1:], [*begins, "running"]),
+        (evolve(known, run_ended_at=390.0), second[1:], [*begins, *ends]),
+        (evolve(parked, parked_at=300.0), second[1:], [*begins, "running", "parked"]),
+        (parked, second[1:], [*begins, "running"]),
+        # Queued again, and then cancelled while it waited.
+        (
+            evolve(done, state=State.ABORTED),
+            second[:1],
+            ["waiting", "claim 1", *begins[:1]],
+        ),
     ):
         found = parts(job, attempts, 500.0)
         assert [part.name for part in found] == names

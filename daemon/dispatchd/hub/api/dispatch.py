@@ -120,6 +120,7 @@ class Dispatch:
             beaten = claim_rules.beat(
                 job, claim, standing=standing, lease_until=now + lease_s
             )
+            beaten = claim_rules.note_phase(beaten, now=now)
             beaten = decisions.note_stay(job, beaten, now=now)
             return decisions.note_sent(beaten, standing, now=now)
 

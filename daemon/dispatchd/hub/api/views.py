@@ -69,6 +69,8 @@ def job_document(
         "created_at": job.created_at,
         "claimed_at": job.claimed_at,
         "accepted_at": job.accepted_at,
+        "started_at": job.started_at,
+        "run_ended_at": job.run_ended_at,
         "finished_at": job.finished_at,
         "deliveries": job.deliveries,
         "expiries": job.expiries,

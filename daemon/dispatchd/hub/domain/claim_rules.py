@@ -17,6 +17,10 @@ LEASE_EXPIRED: Final = "lease-expired"
 _CONTINUES: Final = "accepted"
 """Phase of a job on a machine that has just accepted it."""
 
+_RUNS: Final = "running"
+_REPORTS: Final = "finishing"
+"""Phases of a job on its machine while its run continues, and while the report of it is under way."""
+
 _OF_NO_TOKEN: Final = ("", sha256(b"").hexdigest())
 
 NOBODY_HAD_IT: Final = "Cancelled before any machine had it."
@@ -53,6 +57,8 @@ def claim(
         lease_until=lease_until,
         claimed_at=now,
         accepted_at=job.accepted_at if job.machine == machine else 0,
+        started_at=job.started_at if job.machine == machine else 0,
+        run_ended_at=0,
         deliveries=job.deliveries + 1,
     )
 
@@ -153,6 +159,15 @@ def beat(
     )
 
 
+def note_phase(job: HubJob, *, now: float) -> HubJob:
+    """Return a job after a heartbeat; the time is noted if that is the first one of a run, or of its report."""
+    if job.phase == _RUNS:
+        return evolve(job, started_at=job.started_at or now, run_ended_at=0.0)
+    if job.phase == _REPORTS:
+        return evolve(job, run_ended_at=job.run_ended_at or now)
+    return job
+
+
 def wants_end(job: HubJob) -> bool:
     """Return whether the machine with a job is to end it."""
     ended_here = job.state in (State.ABORTED, State.SUPERSEDED) and not job.finishes
@@ -201,6 +216,8 @@ def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJo
         lease_until=before.lease_until,
         claimed_at=before.claimed_at,
         accepted_at=before.accepted_at,
+        started_at=before.started_at,
+        run_ended_at=before.run_ended_at,
         deliveries=before.deliveries,
     )
 

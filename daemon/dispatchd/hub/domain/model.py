@@ -174,6 +174,10 @@ class HubJob:
     created_at: float = 0
     claimed_at: float = 0
     accepted_at: float = 0
+    started_at: float = 0
+    """Time at which the hub first heard, under its newest claim, that it runs; 0 if it hasn't."""
+    run_ended_at: float = 0
+    """Time at which the hub first heard that its run has ended and the report is under way; 0 if it hasn't."""
     finished_at: float = 0
     deliveries: int = 0
     expiries: int = 0

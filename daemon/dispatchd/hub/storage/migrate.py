@@ -26,7 +26,7 @@ from dispatchd.errors import DispatchdError
 from dispatchd.hub.storage.engines.sqlite import READ_ONLY
 from dispatchd.hub.storage.migrations.fill import BEGINNING, Fill
 
-REVISION: Final = "0010"
+REVISION: Final = "0011"
 """Number of the newest migration (`migrations/versions/`)."""
 
 ROWS: Final = 5000

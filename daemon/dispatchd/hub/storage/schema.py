@@ -90,6 +90,8 @@ JOBS: Final = Table(
     _time("created_at"),
     _time("claimed_at"),
     _time("accepted_at"),
+    _time("started_at"),
+    _time("run_ended_at"),
     _time("finished_at"),
     _number("deliveries"),
     _number("expiries"),

@@ -7,7 +7,7 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.hub.domain.model import ENDED, WAITING, Attempt, HubJob
+from dispatchd.hub.domain.model import ENDED, WAITING, Attempt, HubJob, State
 from dispatchd.hub.web.text import shown
 from dispatchd.protocol.times import duration
 
@@ -137,11 +137,16 @@ _WIDTH: Final = 1000
 _LEAST: Final = 6
 """Least width of a part of it, so that it can be seen."""
 
+_MOST_CLAIMS: Final = 10
+"""Earlier claims that it shows (count): the newest."""
+
 
 @frozen(kw_only=True)
 class Part:
     """Part of the time of a job, as the bar on its page shows it."""
 
+    kind: str
+    """Kind of the part, by which it has its colour."""
     name: str
     seconds: float
     x: int
@@ -151,29 +156,42 @@ class Part:
 def parts(job: HubJob, attempts: Sequence[Attempt], now: float) -> list[Part]:
     """Return the parts of a job's time until now or its end, in their order (seconds since the epoch)."""
     end = job.finished_at or now
-    first = min((each.claimed_at for each in attempts), default=0.0) or job.claimed_at
-    is_held = job.state not in WAITING
-    points = [
-        ("waiting", first or end),
-        ("earlier claims", job.claimed_at if first and is_held else end),
-        ("handed over", (job.accepted_at or end) if job.claimed_at else end),
-        ("running" if job.accepted_at else "", end),
-    ]
-    spans: list[tuple[str, float]] = []
+    spans: list[tuple[str, str, float]] = []
     at = job.created_at
-    for name, until in points:
+    for kind, name, until in _points(job, attempts, end):
         seconds = min(until, end) - at
-        if name and seconds > 0:
-            spans.append((name, seconds))
+        if seconds > 0:
+            spans.append((kind, name, seconds))
             at = min(until, end)
-    whole = sum(seconds for _, seconds in spans)
+    whole = sum(seconds for *_, seconds in spans)
     found, x = [], 0
     room = _WIDTH - _LEAST * len(spans)
-    for name, seconds in spans:
+    for kind, name, seconds in spans:
         width = _LEAST + round(room * seconds / whole)
-        found.append(Part(name=name, seconds=seconds, x=x, width=width))
+        found.append(Part(kind=kind, name=name, seconds=seconds, x=x, width=width))
         x += width
     return found
+
+
+def _points(
+    job: HubJob, attempts: Sequence[Attempt], end: float
+) -> Iterator[tuple[str, str, float]]:
+    """Yield kind, name and end of each part of a job's time, in their order."""
+    # The newest claim is over where the job was queued again, or has ended while it was.
+    is_over = bool(attempts) and 0 < attempts[-1].ended_at < end
+    is_held = bool(job.claimed_at) and job.state not in WAITING and not is_over
+    earlier = attempts[:-1] if is_held else attempts
+    for attempt in earlier[-_MOST_CLAIMS:]:
+        yield "waiting", "waiting", attempt.claimed_at
+        yield "claim", f"claim {attempt.number}", attempt.ended_at or end
+    yield "waiting", "waiting", job.claimed_at if is_held else end
+    yield "handed-over", "handed over", job.accepted_at or end
+    if job.state is State.ACCEPTED:
+        yield "starting", "starting", end
+    yield "starting", "starting", job.started_at or job.accepted_at
+    is_parked = job.state is State.NEEDS_ATTENTION
+    yield "running", "running", (is_parked and job.parked_at) or job.run_ended_at or end
+    yield ("parked", "parked", end) if is_parked else ("reporting", "reporting", end)
 
 
 def origin(job: HubJob, links: Mapping[str, str]) -> list[tuple[str, str, str]]:
