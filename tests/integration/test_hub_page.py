@@ -284,6 +284,29 @@ async def test_the_queue_is_in_the_order_of_dispatch_and_says_why_each_job_waits
     assert "Dispatch is paused: &lt;b&gt;Move&lt;/b&gt;." in paused.text
 
 
+async def test_a_job_is_shown_and_found_by_its_title(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    title = "<b>Mend</b> \u202eparser\x1b[2J " + "x" * 300
+    for number, said in enumerate((title, " ", None)):
+        await server.submit({"id": f"j{number}", "title": said, **CI})
+    listed, found = await owner.get("/"), jobs(await owner.get("/?q=mend+parser"))
+    page = (await owner.get("/jobs/j0")).text
+
+    first, second, third = reversed(jobs(listed))
+    assert "&lt;b&gt;Mend&lt;/b&gt; \\u202eparser\\x1b[2J xxx" in first
+    assert "<bdi>ci</bdi> · " not in first
+    assert "<bdi>ci</bdi>" in first
+    assert "x" * 121 not in first
+    assert '<bdi class="name">ci</bdi>' in second
+    assert '<bdi class="name">ci</bdi>' in third
+    assert [re.findall(r'href="/jobs/(\w+)"', row_) for row_ in found] == [["j0"]]
+    assert "<h1><bdi>&lt;b&gt;Mend" in page
+    assert "<b>Mend" not in listed.text + page
+    refused = await server.http.post(JOBS, json={"id": "k", "title": [1], **CI})
+    assert refused.status_code == 422
+
+
 async def test_the_parts_of_a_job_s_time_fall_below_its_bar(
     server: Hub, owner: httpx.AsyncClient
 ) -> None:

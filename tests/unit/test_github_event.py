@@ -245,3 +245,31 @@ def test_a_merge_group_is_answered_though_its_sender_is_always_a_bot() -> None:
     event |= {"sender": {"login": "github-merge-queue[bot]", "type": "Bot"}}
 
     assert plan("merge_group", event, only(events=("merge_group",), bots=False)).steps
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "title"),
+    [
+        ("push", push(), "Mend it"),
+        ("push", push(head_commit={"id": COMMIT, "message": "\n A\r\n\nB"}), "A"),
+        ("push", push(head_commit={"id": COMMIT, "message": ["no text"]}), ""),
+        ("push", push(head_commit={"id": COMMIT, "message": " \n "}), ""),
+        ("push", push(head_commit={"id": COMMIT, "message": "x\ud800\0"}), "x?�"),
+        (
+            "push",
+            push(head_commit={"id": COMMIT, "message": "<b>\x1b" + "x" * 10_000_000}),
+            "<b>\x1b" + "x" * 196 + "…",
+        ),
+        ("pull_request", {"pull_request": {"title": "Of the PR"}}, "Of the PR"),
+        ("issue_comment", {"issue": {"title": "Of the issue"}}, "Of the issue"),
+        ("ping", {"zen": "Keep it"}, ""),
+    ],
+)
+def test_a_job_is_titled_by_what_its_event_is_about(
+    name: str, payload: dict[str, Any], title: str
+) -> None:
+    assert read_event(name, payload).title == title
+
+
+def test_the_title_is_in_the_job() -> None:
+    assert fields_of("push", push(), PUSHES)["title"] == "Mend it"

@@ -37,6 +37,7 @@ class Fields(TypedDict, total=False):
     issue: int
     comment_id: int
     actor: str
+    title: str
     from_fork: bool
 
 
@@ -236,6 +237,11 @@ class JobDocument(Mapping[str, Json]):
     def actor(self) -> str:
         """Login of the user who caused it."""
         return self._text("actor_login")
+
+    @property
+    def title(self) -> str:
+        """What it is about, in a line for people; empty for none."""
+        return self._text("title")
 
     @property
     def from_fork(self) -> bool:

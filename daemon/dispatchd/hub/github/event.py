@@ -20,6 +20,9 @@ _LARGEST_NUMBER: Final = 2**63 - 1
 _BRANCH: Final = "refs/heads/"
 _TAG: Final = "refs/tags/"
 
+_LONGEST_TITLE: Final = 200
+"""Longest title of a job (characters); GitHub's own have 256 at most."""
+
 _PULL: Final = "refs/pull/"
 """Prefix of the refs with the code of pull requests, also of those from forks."""
 
@@ -63,6 +66,8 @@ class GithubEvent:
     """True if a push has removed its ref."""
     message: str = ""
     """Message of the newest commit of a push."""
+    title: str = ""
+    """Title of the pull request or issue, else the first line of the message."""
     app: int = 0
     """Id of the App that a check belongs to."""
     external_id: str = ""
@@ -107,6 +112,7 @@ def read_event(name: str, payload: Json) -> GithubEvent:
         from_fork=_from_fork(payload, ref),
         is_deleted=at(payload, "deleted") is True or _has_no_commit(name, payload),
         message=text(payload, "head_commit", "message"),
+        title=_title(payload),
         app=_id(
             number(payload, "check_run", "app", "id")
             or number(payload, "check_suite", "app", "id")
@@ -160,6 +166,18 @@ def _has_no_commit(name: str, payload: Json) -> bool:
     """Return whether a push leaves its ref without a commit: `after` is all zeros."""
     after = text(payload, "after")
     return name == PUSH and bool(after) and not after.strip("0")
+
+
+def _title(payload: Json) -> str:
+    whole = (
+        text(payload, "pull_request", "title")
+        or text(payload, "issue", "title")
+        or text(payload, "head_commit", "message")
+    )
+    # A message may be long: no more of it is looked at than may be the title.
+    lines = whole[: 2 * _LONGEST_TITLE].strip().splitlines()
+    first = clean(lines[0].strip()) if lines else ""
+    return first if len(first) <= _LONGEST_TITLE else f"{first[:_LONGEST_TITLE]}…"
 
 
 def _by_dependabot(payload: Json) -> bool:

@@ -47,6 +47,7 @@ def changed(
     _require(wanted["workflow"], "the job needs a workflow")
     is_short = max(map(len, wanted.values())) <= _LONGEST
     _require(is_short, f"a value is longer than {_LONGEST} characters")
+    is_same = payload == old and (wanted["ref"], wanted["sha"]) == (now.ref, now.sha)
     document = now.changed(
         id=new_id,
         workflow=wanted["workflow"],
@@ -55,6 +56,8 @@ def changed(
         delivery_id="",
         installation_id=0,
         comment_id=0,
+        # Of another commit or payload nobody knows what it is about.
+        title=now.title if is_same else "",
     )
     return Submission(
         id=new_id,

@@ -57,7 +57,7 @@ class Row:
 
     job: HubJob
     about: Sequence[str]
-    """Command, number, branch, commit and person, of those that there are."""
+    """Workflow beside a title, command, number, branch, commit and person, of those that there are."""
     short_id: str
     took_s: float | None
     """Time that it has been on machines (seconds); None if it never was."""
@@ -91,6 +91,8 @@ def took_s(job: HubJob, now: float) -> float | None:
 
 def _about(job: HubJob) -> Iterator[str]:
     document = job.document
+    if document.title.strip() and job.workflow:
+        yield job.workflow
     if document.command and job.workflow:
         yield f"/{document.command}"
     if document.number:
@@ -219,8 +221,8 @@ def origin(job: HubJob, links: Mapping[str, str]) -> list[tuple[str, str, str]]:
 
 
 def title(job: HubJob) -> str:
-    """Return the title of a job: its workflow, or else its command or its id."""
-    return job.workflow or job.document.command or job.id
+    """Return the title of a job: what it is about, or else its workflow, its command or its id."""
+    return job.document.title.strip() or job.workflow or job.document.command or job.id
 
 
 def has_ended(job: HubJob) -> bool:

@@ -36,6 +36,7 @@ def job_fields(
         issue=event.issue,
         comment_id=event.comment_id,
         actor=event.actor,
+        title=event.title,
     )
     if isinstance(step, Cancel):
         return document.changed(command=CANCEL).without_empty()

@@ -250,8 +250,9 @@ def searched(job_id: str, document: str) -> str:
     """
     job = read_document(job_id, document)
     number = f"#{job.number}" if job.number else ""
-    texts = (job.workflow, job.command, job.repository, number, job.ref, job.sha)
-    return " ".join((job_id, *texts, job.actor, job.event, job.rule)).lower()
+    about = (job.title, job.workflow, job.command, job.repository, number)
+    cause = (job.ref, job.sha, job.actor, job.event, job.rule)
+    return " ".join((job_id, *about, *cause)).lower()
 
 
 def _conditions(job_filter: Filter) -> Iterator[ColumnElement[bool]]:
