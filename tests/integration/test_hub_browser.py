@@ -28,7 +28,10 @@ from support.seed import (
 
 pytestmark = pytest.mark.host
 
-LISTS = ("/", "/?q=ci&state=failed", "/queue", "/machines", "/deliveries", "/audit")
+LISTS = (
+    *("/", "/?q=ci&state=failed", "/queue", "/machines", "/deliveries"),
+    *("/github", "/audit"),
+)
 CI = {"dag_name": "ci", "repository_name": "o/r"}
 
 

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from starlette.routing import Route
 
 from dispatchd.hub.domain.model import HubJob
+from dispatchd.protocol.job import Json
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
 """Loop of a hub's process; it runs until it is cancelled."""
@@ -29,6 +30,14 @@ class Extension(Protocol):
 
     def metrics(self) -> Iterable[Metric]:
         """Return its metrics. Blocks."""
+        ...
+
+    def status(self) -> Mapping[str, Json] | None:
+        """Return how the hub gets on with it, as its API shows that; None for a hub that doesn't have it. Blocks."""
+        ...
+
+    def limited(self) -> Mapping[int, float]:
+        """Return the installations that this process may not call now, each with its wait (seconds)."""
         ...
 
     def job_extensions(self, job: HubJob) -> Sequence[str]:

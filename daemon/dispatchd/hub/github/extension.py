@@ -15,6 +15,7 @@ from dispatchd.hub.extension import Loop
 from dispatchd.hub.github.status_route import GithubStatus, progress_of
 from dispatchd.protocol.extensions import TOKEN
 from dispatchd.protocol.github_event import link_of, links_of
+from dispatchd.protocol.job import Json
 
 if TYPE_CHECKING:
     from dispatchd.hub.github.backend import Backend
@@ -42,6 +43,16 @@ class GithubExtension:
     def metrics(self) -> Iterable[Metric]:
         """Return the metrics of the deliveries. Blocks."""
         return GithubStatus(self.context).metrics()
+
+    def status(self) -> Mapping[str, Json] | None:
+        """Return how the hub gets on with GitHub; None for a hub without it. Blocks."""
+        if self.context.settings.github is None:
+            return None
+        return GithubStatus(self.context).document()
+
+    def limited(self) -> Mapping[int, float]:
+        """Return the installations that this process may not call now, each with its wait (seconds)."""
+        return {} if self.backend is None else self.backend.publisher.gates.closed()
 
     def job_extensions(self, job: HubJob) -> Sequence[str]:
         """Return the extension for tokens, if the rule of an App's job permits a token."""

@@ -32,7 +32,7 @@ class GithubStatus:
     async def show(self, request: Request) -> Response:
         """Return the status."""
         await self.context.require(request, READ)
-        return JSONResponse(await self.context.use(self._document))
+        return JSONResponse(await self.context.use(self.document))
 
     def metrics(self) -> Iterator[Metric]:
         """Return the metrics of the deliveries. Blocks."""
@@ -45,7 +45,8 @@ class GithubStatus:
                 value=age_s,
             )
 
-    def _document(self) -> dict[str, Json]:
+    def document(self) -> dict[str, Json]:
+        """Return the status. Blocks."""
         github = self.context.settings.github
         progress = progress_of(self.context) or Progress()
         pending, failing = self.context.stores.checks.pending_count()

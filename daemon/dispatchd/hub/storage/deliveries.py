@@ -11,6 +11,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    func,
     or_,
     select,
     update,
@@ -91,6 +92,20 @@ class DeliveryStore:
         with self._database.snapshot() as db:
             rows = db.execute(query.limit(limit)).mappings().all()
             return [_read(row) for row in reversed(rows)]
+
+    def installations(self, most: int) -> dict[int, float]:
+        """Return the installations of the newest deliveries, at most so many, each with the time of its newest one."""
+        newest = (
+            select(_DELIVERY.installation, _DELIVERY.received_at)
+            .order_by(_DELIVERY.received_at.desc())
+            .limit(most)
+            .subquery()
+        )
+        of_newest = newest.c.installation
+        query = select(of_newest, func.max(newest.c.received_at)).where(of_newest > 0)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.group_by(of_newest)).all()
+        return {int(installation): float(at) for installation, at in rows}
 
     def newest_of(self, targets: Iterable[str]) -> dict[str, Delivery]:
         """Return the newest delivery of each hook that has one, by the hook."""

@@ -26,6 +26,7 @@ from dispatchd.hub.queue.changed import LONGEST_PAYLOAD, can_change
 from dispatchd.hub.web.artifacts import shown_artifacts
 from dispatchd.hub.web.events import Live
 from dispatchd.hub.web.lists.deliveries import DeliveriesPage
+from dispatchd.hub.web.lists.github import GithubPage
 from dispatchd.hub.web.lists.jobs import JobsPage
 from dispatchd.hub.web.lists.machines import MachinesPage
 from dispatchd.hub.web.lists.queue import QueuePage
@@ -69,6 +70,7 @@ class Page:
             *QueuePage(entry).routes(),
             *MachinesPage(entry).routes(),
             *DeliveriesPage(entry).routes(),
+            *GithubPage(entry, self.extension).routes(),
             _get("/login", entry.show),
             _post("/login", entry.login),
             _post("/logout", entry.logout),

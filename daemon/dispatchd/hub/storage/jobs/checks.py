@@ -136,6 +136,12 @@ class CheckStore:
 
         self._database.write(work)
 
+    def failing(self, most: int) -> list[JobCheck]:
+        """Return pending checks whose publication has failed, at most so many, with the next due first."""
+        query = _with_job().where(_CHECK.owed == true(), _CHECK.failures > 0)
+        with self._database.snapshot() as db:
+            return _read(db, query.order_by(_CHECK.retry_at).limit(most))
+
     def pending_count(self) -> tuple[int, int]:
         """Return the number of pending checks, and of those whose publication has failed (counts)."""
         failing = func.sum(case((_CHECK.failures > 0, 1), else_=0))
