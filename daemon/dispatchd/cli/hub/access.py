@@ -220,7 +220,7 @@ def _machine_row(machine: dict[str, Any]) -> tuple[str, ...]:
         _seen(machine["seen_at"]),
         _runs(machine),
         # Numbers stand below each other.
-        f"{size(free):>8}" if (free := machine.get("free_bytes")) else "",
+        f"{_free(machine.get('free_bytes', 0)):>8}",
         ", ".join(machine["workflows"] or ["any"]),
         _bound(machine),
         machine["server_id"],
@@ -244,6 +244,10 @@ def _runs(machine: dict[str, Any]) -> str:
     """Return how many of a machine's slots are busy; a machine or a hub of an earlier release says nothing of them."""
     slots = machine.get("slots")
     return f"{machine['running']} of {slots}" if slots else ""
+
+
+def _free(free_bytes: int) -> str:
+    return "none" if free_bytes == 1 else size(free_bytes) if free_bytes else ""
 
 
 def _bound(machine: dict[str, Any]) -> str:
