@@ -58,7 +58,7 @@ async def test_a_developer_sees_the_jobs_of_what_they_may_read_and_no_others(
         ]
         closed = [
             (await browser.get(path)).status_code
-            for path in ("/audit", "/queue", "/machines", "/deliveries")
+            for path in ("/audit", "/queue", "/machines", "/deliveries", "/github")
         ]
 
     assert "Log in with GitHub" in login.text
@@ -85,7 +85,7 @@ async def test_a_developer_sees_the_jobs_of_what_they_may_read_and_no_others(
         assert of_hidden.text.replace("hidden", "none") == of_none.text
         assert set(of_hidden.headers) == set(of_none.headers)
     assert api == [401] * 5
-    assert closed == [404] * 4
+    assert closed == [404] * 5
     assert after == after_none == ["seen"]
     assert searched == []
 
