@@ -69,6 +69,7 @@ def test_a_script_claims_its_attempt_runs_its_command_once_and_leaves_its_code(
     assert "A=b" in output
     assert "private" not in output
     assert (files.claim, files.exit_code) == (Claim.JOB, 7)
+    assert not files.was_stopped
     assert files.take() is Claim.JOB
     assert not (files.folder / "launch.sh").exists()
 
@@ -134,6 +135,7 @@ async def test_a_command_is_ended_by_a_signal_to_its_script(tmp_path: Path) -> N
 
     assert running.wait(20) == 9
     assert files.exit_code == 9
+    assert files.was_stopped
 
 
 async def test_the_exit_code_of_a_command_outlives_signals_at_its_end(
@@ -181,6 +183,7 @@ async def test_a_command_that_ignores_its_end_is_killed_after_the_grace(
 
     assert running.wait(20) == 137
     assert files.exit_code == 137
+    assert files.was_stopped
     await until(lambda: not alive(child))
 
 
@@ -235,33 +238,51 @@ FAILED, ABORTED, SUCCEEDED, PARTIALLY, REJECTED = 2, 3, 4, 6, 8
 SAID = "failed to execute step: exit status 7"
 
 
+ZOMBIE = "process terminated unexpectedly - zombie process detected"
+STALE = "process terminated unexpectedly - stale local process detected"
+LEASE = "distributed run lease expired: worker w1 accepted the task claim but stopped reporting to the owner coordinator"
+
+
 @pytest.mark.parametrize(
-    ("status", "error", "left", "code"),
+    ("status", "error", "left", "was_stopped", "code"),
     [
-        (SUCCEEDED, "", None, 0),
-        (SUCCEEDED, "", 0, 0),
+        (SUCCEEDED, "", None, False, 0),
+        (SUCCEEDED, "", 0, False, 0),
         # A DAG that forgives a failure doesn't hide it.
-        (SUCCEEDED, "", 7, 7),
-        (PARTIALLY, "", 7, 7),
-        (FAILED, SAID, None, 7),
+        (SUCCEEDED, "", 7, False, 7),
+        (PARTIALLY, "", 7, False, 7),
+        (FAILED, SAID, None, False, 7),
         # The run's own script could write that file.
-        (FAILED, SAID, 0, 7),
+        (FAILED, SAID, 0, False, 7),
         # What a step printed says nothing.
-        (FAILED, f"{SAID} recent stderr (tail): exit status 0 lease", None, 7),
-        (FAILED, "gone recent stderr (tail): exit status 0", 3, 3),
-        (FAILED, "exit status 75", 3, 3),
-        (FAILED, "process is gone", 3, 3),
-        (ABORTED, "", 143, 143),
-        (FAILED, "the lease of its worker expired", 0, 0),
-        (FAILED, "the lease of its worker expired", 143, None),
+        (FAILED, f"{SAID} recent stderr (tail): exit status 0 lease", None, False, 7),
+        (FAILED, f"{SAID} recent stderr (tail): {ZOMBIE}", None, False, 7),
+        (FAILED, "gone recent stderr (tail): exit status 0", 3, False, 3),
+        (FAILED, "exit status 75", 3, False, 3),
+        (FAILED, "process is gone", 3, False, 3),
+        (ABORTED, "", 143, True, 143),
+        # Dagu has seen the end of a command that somebody else ended.
+        (FAILED, "exit status 143", 143, True, 143),
+        # What ended by itself has ended, whoever looked away.
+        (FAILED, LEASE, 0, False, 0),
+        (FAILED, LEASE, 7, False, 7),
+        (FAILED, ZOMBIE, 7, False, 7),
+        (FAILED, STALE, 7, False, 7),
+        # What was ended because Dagu gave it up has done half of its work, however politely it left.
+        (FAILED, LEASE, 143, True, None),
+        (FAILED, ZOMBIE, 143, True, None),
+        (FAILED, STALE, 143, True, None),
+        (FAILED, ZOMBIE, 0, True, None),
+        (FAILED, "process is gone", 0, True, None),
+        (PARTIALLY, "", 0, True, None),
     ],
 )
 def test_the_exit_code_that_dagu_has_seen_counts(
-    status: int, error: str, left: int | None, code: int | None
+    status: int, error: str, left: int | None, *, was_stopped: bool, code: int | None
 ) -> None:
     run = Run(name=NAME, status=status, errors=(error,) if error else ())
 
-    end = ended(WORDS, NAME, run.found(), left)
+    end = ended(WORDS, NAME, run.found(), left, was_stopped=was_stopped)
 
     assert isinstance(end, Exit)
     assert end.code == code
@@ -277,21 +298,38 @@ def test_the_exit_code_that_dagu_has_seen_counts(
         (ABORTED, ""),
         (PARTIALLY, ""),
         (REJECTED, ""),
+        (FAILED, ZOMBIE),
     ],
 )
 def test_a_run_that_is_over_for_dagu_may_still_run(status: int, error: str) -> None:
     found = Run(name=NAME, status=status, errors=(error,)).found()
 
-    assert ended(WORDS, NAME, found, None) is None
+    assert ended(WORDS, NAME, found, None, was_stopped=False) is None
 
 
-def test_a_lease_that_is_over_is_said_in_words() -> None:
-    run = Run(name=NAME, status=FAILED, errors=("distributed run lease expired",))
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (LEASE, "its worker's lease was over"),
+        (ZOMBIE, "whoever executed it for Dagu was gone"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (None, "its script left no exit code"),
+        (9, "its command was terminated (exit code 9)"),
+    ],
+)
+def test_a_run_that_dagu_gave_up_is_lost_in_words(
+    error: str, why: str, code: int | None, how: str
+) -> None:
+    run = Run(name=NAME, status=FAILED, errors=(error,))
 
-    end = lost(WORDS, NAME, run.found())
+    end = lost(WORDS, NAME, run.found(), code)
 
     assert end.code is None
-    assert "lease was over" in end.note
+    assert end.note == f"Dagu gave up run {NAME}: {why}: {error}; {how}."
 
 
 @pytest.mark.parametrize("status", [0, 1, 5, 7, 9, 99])

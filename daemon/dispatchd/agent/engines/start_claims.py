@@ -20,6 +20,7 @@ from dispatchd.agent.engines.start_script import (
     LAUNCH,
     LEFT,
     SECRETS,
+    STOPPED,
     UNTIL,
 )
 from dispatchd.linux.untrusted_files import read_regular
@@ -147,6 +148,11 @@ class Files:
     def has_left(self) -> bool:
         """True if the script was killed, and nothing of its command runs any more."""
         return (self.folder / LEFT).exists()
+
+    @property
+    def was_stopped(self) -> bool:
+        """True if the script was told to end its command."""
+        return (self.folder / STOPPED).exists()
 
     @property
     def had_secrets(self) -> bool:

@@ -15,6 +15,9 @@ EXIT: Final = "exit"
 LEFT: Final = "left"
 """File that says that a script was killed, and nothing of its command runs any more."""
 
+STOPPED: Final = "stopped"
+"""File that says that a script was told to end its command, which had not ended by itself."""
+
 UNTIL: Final = "until"
 """File with the time from which an attempt may not begin any more (seconds since the epoch); none for any time."""
 

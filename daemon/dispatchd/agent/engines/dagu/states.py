@@ -43,8 +43,15 @@ _CODE: Final = re.compile(r"exit status ([0-9]{1,3})\b")
 _QUOTING: Final = "recent stderr"
 """Beginning of the part of a message that Dagu quotes from what a step printed."""
 
-_LEASE: Final = re.compile(r"\blease\b", re.IGNORECASE)
-"""Mark of a message with which Dagu gives up a run whose worker it has not heard of."""
+_GIVEN_UP: Final = MappingProxyType(
+    {
+        re.compile(r"\blease\b", re.IGNORECASE): "its worker's lease was over",
+        re.compile(
+            r"\bprocess terminated unexpectedly\b"
+        ): "whoever executed it for Dagu was gone",
+    }
+)
+"""Marks of messages with which Dagu gives up a run, and what they mean. The first is of Dagu 2, the second of both."""
 
 
 @frozen(kw_only=True)
@@ -68,8 +75,17 @@ class Run:
 
     @property
     def is_given_up(self) -> bool:
-        """True if Dagu has lost the worker of it."""
-        return any(_LEASE.search(error) for error in self._own_errors)
+        """True if Dagu has lost sight of it."""
+        return bool(self._why_given_up)
+
+    @property
+    def _why_given_up(self) -> str:
+        said = (
+            why
+            for mark, why in _GIVEN_UP.items()
+            if any(mark.search(error) for error in self._own_errors)
+        )
+        return next(said, "")
 
     @property
     def _own_errors(self) -> tuple[str, ...]:
@@ -90,7 +106,7 @@ class Run:
         state = State.WAITING if self.status in _WAITING else State.RUNNING
         reason = self.errors[0] if self.errors else ""
         if self.is_given_up:
-            reason = f"its worker's lease was over: {reason}"
+            reason = f"{self._why_given_up}: {reason}"
         return Found(
             state=State.ENDED if self.is_final else state,
             code=self.code,

@@ -50,10 +50,13 @@ def is_second(found: Found) -> bool:
     return found.code == CLAIM_LOST and not is_own_end
 
 
-def ended(words: Words, name: str, found: Found, exit_file: int | None) -> Exit | None:
+def ended(
+    words: Words, name: str, found: Found, exit_file: int | None, *, was_stopped: bool
+) -> Exit | None:
     """Return how an attempt ended whose script is over for its engine; None if nobody knows whether it has ended.
 
     The code that the engine has seen counts; the one in the file is that of the attempt's own script, which it could write.
+    `was_stopped` says that the script was told to end its command: the code in the file is none that the command chose.
     """
     code = found.code
     if code is None or code == CLAIM_LOST or (code == 0 and exit_file is not None):
@@ -68,18 +71,26 @@ def ended(words: Words, name: str, found: Found, exit_file: int | None) -> Exit 
             escalated=code == KILLED,
             note=f"{words.described(name, found)}.",
         )
-    if found.is_given_up and code:
-        return lost(words, name, found)
+    if was_stopped and (found.is_given_up or found.code is None):
+        return lost(words, name, found, code)
     if found.code is None and found.reason:
         note = f"{words.explained(name, found)}; the exit code is the one that its script left."
         return Exit(code=code, note=note)
     return Exit(code=code)
 
 
-def lost(words: Words, name: str, found: Found) -> Exit:
-    """Return the end of an attempt that was given up: its command may have done anything."""
+def lost(words: Words, name: str, found: Found, code: int | None = None) -> Exit:
+    """Return the end of an attempt that was given up: its command may have done anything.
+
+    `code` is what its script has left of a command that was ended therefore.
+    """
+    how = (
+        "its script left no exit code"
+        if code is None
+        else f"its command was terminated (exit code {code})"
+    )
     if found.is_given_up and found.reason:
-        note = f"{words.engine} gave up run {name}: {found.reason}."
+        note = f"{words.engine} gave up run {name}: {found.reason}; {how}."
         return Exit(code=None, note=note)
-    note = f"{words.explained(name, found)}, and its script left no exit code."
+    note = f"{words.explained(name, found)}, and {how}."
     return Exit(code=None, note=note)

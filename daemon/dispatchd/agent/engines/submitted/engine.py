@@ -245,14 +245,18 @@ class SubmittedEngine:
             asked = "" if found.is_stopped else words.unbegun
             note = f"{words.explained(name, found)}; its script never began.{asked}"
             return Exit(code=None, cause=cause, note=note)
-        code, has_left = await to_thread.run_sync(
-            lambda: (files.exit_code, files.has_left)
+        code, has_left, was_stopped = await to_thread.run_sync(
+            lambda: (files.exit_code, files.has_left, files.was_stopped)
         )
         if claim is Claim.JOB and code is None and is_second(found):
             # The engine started it twice: the first script may still run.
             said = f"{words.engine} has started run {name} twice"
             return await self._forgotten(process, files, followed, said)
-        end = ended(words, name, found, code) if claim is Claim.JOB else None
+        end = (
+            ended(words, name, found, code, was_stopped=was_stopped)
+            if claim is Claim.JOB
+            else None
+        )
         if end is not None and (code is not None or has_left):
             return end
         # Whatever the engine says of it, a script leaves its code: until then it may run, and it ends its command alone.

@@ -3,7 +3,8 @@
 The script begins again without the environment of its engine, which may have keys in it, claims the attempt, and runs
 the command in a session of its own. SIGTERM, or the file `stop`, ends that session: SIGTERM, then SIGKILL after the
 seconds in that file, because an engine may never send SIGKILL (Dagu). If the script itself is killed, its watcher ends
-the session, and says so by the file `left`. Whoever waits for the grace ends with the script, whose command's id may be
+the session, and says so by the file `left`. A code that a command left after it was told to end is not its own: the file
+`stopped` says so. Whoever waits for the grace ends with the script, whose command's id may be
 another's then. Only the first signal calls the function: dash handles each within the one before it, to a depth of 1000.
 The second file has the environment and the secrets, and is removed by its own first line.
 """
@@ -16,6 +17,7 @@ from dispatchd.agent.engines.start_script import (
     LAUNCH,
     LEAVE,
     LEFT,
+    STOPPED,
     claimed,
     in_background,
 )
@@ -78,6 +80,7 @@ dispatchd_code=
 dispatchd_end() {{
   dispatchd_stop=1
   [ -n "$dispatchd_pid" ] && [ -z "$dispatchd_killer" ] || return 0
+  [ -n "$dispatchd_code" ] || : >{STOPPED}
   dispatchd_grace=$(cat {STOP} 2>/dev/null)
   case "$dispatchd_grace" in '' | *[!0-9]*) dispatchd_grace={GRACE_S} ;; esac
   kill -TERM "-$dispatchd_pid" 2>/dev/null || kill -TERM "$dispatchd_pid" 2>/dev/null
