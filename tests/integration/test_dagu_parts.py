@@ -397,6 +397,30 @@ async def test_what_waits_and_runs_is_listed(body: bytes, expected: list[str]) -
     ]
 
 
+async def test_a_list_on_several_pages_is_read_to_its_end() -> None:
+    pages = {
+        "1": {"dagRuns": [{"name": "dag", "dagRunId": "dd-a"}], "nextCursor": "a+/&b"},
+        "1&cursor=a%2B%2F%26b": {"dagRuns": [{"name": "dag", "dagRunId": "dd-b"}]},
+        "5": {"dagRuns": []},
+    }
+
+    def answer(request: Request) -> Reply:
+        page = pages[request.path.partition("status=")[2]]
+        return Reply(200, body=json.dumps(page).encode())
+
+    with http_server(answer) as port:
+        client = Client(f"http://127.0.0.1:{port}/api/v1", None, {})
+        assert await client.unfinished("dag") == ["dd-a", "dd-b"]
+
+
+async def test_a_list_without_an_end_is_silence() -> None:
+    page = b'{"dagRuns": [], "nextCursor": "again"}'
+    with http_server(lambda _: Reply(200, body=page)) as port:
+        client = Client(f"http://127.0.0.1:{port}/api/v1", None, {})
+        with pytest.raises(EngineSilent, match="more than 100 pages"):
+            await client.unfinished("dag")
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"<html>"])
 async def test_a_list_that_isnt_dagus_is_silence(body: bytes) -> None:
     with http_server(lambda _: Reply(200, body=body)) as port:

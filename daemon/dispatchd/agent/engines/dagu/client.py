@@ -10,6 +10,7 @@ from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -39,6 +40,9 @@ _WITHIN_S: Final = 20.0
 
 _MOST_BYTES: Final = 4 * 1024 * 1024
 """Largest answer that is read (bytes)."""
+
+_MOST_PAGES: Final = 100
+"""Most pages of a list that are read (count)."""
 
 _QUOTED: Final = 200
 """Longest part of an answer's message that is quoted (characters)."""
@@ -121,14 +125,26 @@ class Client:
         """
         ids: list[str] = []
         for status in UNFINISHED:
-            document = await self._ask("GET", f"/dag-runs?name={dag}&status={status}")
-            if not isinstance(document, dict) or "dagRuns" not in document:
-                message = f"{self.url} answers with something else than runs"
+            query = f"/dag-runs?name={dag}&status={status}"
+            cursor = ""
+            for _ in range(_MOST_PAGES):
+                page = await self._ask("GET", f"{query}{cursor}")
+                if not isinstance(page, dict) or "dagRuns" not in page:
+                    message = f"{self.url} answers with something else than runs"
+                    raise EngineSilent(message)
+                # It is null where there are none.
+                found = page["dagRuns"] or []
+                runs = found if isinstance(found, list) else []
+                ids += [
+                    text(run, "dagRunId") for run in runs if text(run, "name") == dag
+                ]
+                # Dagu 2 lists in pages.
+                if not (following := text(page, "nextCursor")):
+                    break
+                cursor = f"&cursor={quote(following, safe='')}"
+            else:
+                message = f"{self.url} lists runs on more than {_MOST_PAGES} pages"
                 raise EngineSilent(message)
-            # It is null where there are none.
-            found = document["dagRuns"] or []
-            runs = found if isinstance(found, list) else []
-            ids += [text(run, "dagRunId") for run in runs if text(run, "name") == dag]
         return ids
 
     async def stop(self, dag: str, name: str) -> None:
