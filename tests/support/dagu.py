@@ -1,6 +1,7 @@
-"""A Dagu server of its npm package: server and scheduler on loopback, in a folder of its own, stopped and started again.
+"""Dagu of its npm package: server and scheduler on loopback, in a folder of their own, stopped and started again.
 
-Facts from its documentation. The state is files, so what one of the two has acknowledged outlives it.
+Distributed, a coordinator and two workers are added, and the workers execute the runs. Facts from its documentation. The
+state is files, which all of them share, so what one of them has acknowledged outlives it.
 """
 
 import os
@@ -27,6 +28,10 @@ PROGRAM = (
 API = "/api/v2"
 DAG = "dispatchd"
 
+SERVER, SCHEDULER, COORDINATOR = "server", "scheduler", "coordinator"
+WORKERS = ("w1", "w2")
+DISTRIBUTED = (SERVER, SCHEDULER, COORDINATOR, *WORKERS)
+
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "dagu.yaml"
 
 _CONFIG = """host: 127.0.0.1
@@ -37,12 +42,23 @@ auth:
 scheduler:
   port: 0
   zombieDetectionInterval: 2s
+coordinator:
+  host: 127.0.0.1
+  port: {coordinator}
+  advertise: 127.0.0.1
+peer:
+  insecure: true
 queues:
   enabled: true
   config:
     - name: dispatchd
-      maxConcurrency: 8
+      maxConcurrency: {at_once}
 """
+
+_SELECTED = """workerSelector:
+  pool: ci
+"""
+"""Part of a DAG that workers execute, in place of the scheduler."""
 
 
 def missing() -> str:
@@ -54,36 +70,52 @@ def missing() -> str:
 
 @define
 class Dagu:
-    """A server and a scheduler on one state."""
+    """The programs of Dagu on one state: server and scheduler, or all that it has when it is distributed."""
 
     folder: Path
+    programs: tuple[str, ...] = (SERVER, SCHEDULER)
+    at_once: int = 8
+    """Most runs that its queue lets run (count)."""
     key: str = field(factory=lambda: secrets.token_hex(16))
     port: int = field(default=0)
+    _coordinator: int = field(default=0, init=False)
     _processes: dict[str, subprocess.Popen[bytes]] = field(factory=dict, init=False)
 
     @property
     def origin(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def is_distributed(self) -> bool:
+        return COORDINATOR in self.programs
+
     def lay_out(self, state: Path, dag: str = "") -> None:
         """Write its configuration, and a DAG: the example, for a daemon with a state folder."""
         dag = dag or _EXAMPLE.read_text().replace("/var/lib/dispatchd", str(state))
+        dag = dag.replace("maxActiveRuns: 8", f"maxActiveRuns: {self.at_once}")
+        if self.is_distributed:
+            dag = _SELECTED + dag
         if not self.port:
-            self.port = lasting_port()
+            self.port, self._coordinator = lasting_port(), lasting_port()
         (self.folder / "dags").mkdir(exist_ok=True)
         (self.folder / "config.yaml").write_text(
-            _CONFIG.format(port=self.port, key=self.key)
+            _CONFIG.format(
+                port=self.port,
+                key=self.key,
+                coordinator=self._coordinator,
+                at_once=self.at_once,
+            )
         )
         (self.folder / "dags" / f"{DAG}.yaml").write_text(dag)
 
     def start(self, *names: str) -> None:
-        """Start what isn't running of the server and the scheduler."""
-        for name in names or ("server", "scheduler"):
+        """Start what isn't running of its programs, or of some."""
+        for name in names or self.programs:
             process = self._processes.get(name)
             if process is None or process.poll() is not None:
                 with (self.folder / f"{name}.log").open("ab") as log:
                     self._processes[name] = subprocess.Popen(
-                        [str(PROGRAM), name],
+                        [str(PROGRAM), *self._command(name)],
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
@@ -91,12 +123,21 @@ class Dagu:
                         start_new_session=True,
                     )
 
+    def _command(self, name: str) -> list[str]:
+        if name not in WORKERS:
+            return [name]
+        most = -(-self.at_once // len(WORKERS))
+        return [
+            *("worker", f"--worker.id={name}", "--worker.labels=pool=ci"),
+            f"--worker.max-active-runs={most}",
+        ]
+
     def pid(self, name: str) -> int:
-        """Return the process id of the server or the scheduler."""
+        """Return the process id of a program, which is its session, too."""
         return self._processes[name].pid
 
     def kill(self, *names: str) -> None:
-        """Kill -9 the server, the scheduler, or both, and wait until they are gone."""
+        """Kill -9 its programs, or some, and wait until they are gone."""
         for name in names or tuple(self._processes):
             self._processes[name].kill()
             self._processes[name].wait()
@@ -111,11 +152,16 @@ class Dagu:
                 return None
         return reply.json()
 
-    async def post(self, path: str) -> int:
-        """Return the status that a call is answered with."""
+    async def post(self, path: str, document: object = None) -> int:
+        """Return the status that a call is answered with; 0 for none."""
         headers = {"Authorization": f"Bearer {self.key}"}
         async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
-            reply = await http.post(f"{self.origin}{API}{path}", headers=headers)
+            try:
+                reply = await http.post(
+                    f"{self.origin}{API}{path}", json=document, headers=headers
+                )
+            except httpx.TransportError:
+                return 0
         return reply.status_code
 
     async def until_up(self) -> None:
@@ -129,14 +175,19 @@ class Dagu:
         found = await self.get("/dag-runs")
         return {run["dagRunId"]: run["statusLabel"] for run in found["dagRuns"] or []}
 
+    async def places(self) -> set[str]:
+        """Return the workers that have runs."""
+        found = await self.get("/dag-runs")
+        return {run.get("workerId", "") for run in found["dagRuns"] or []}
+
 
 @contextmanager
-def served(folder: Path) -> Iterator[Dagu]:
+def served(folder: Path, **options: Any) -> Iterator[Dagu]:
     """Have a place for a server for the length of a block; skip the test where none can be run."""
     if reason := missing():
         pytest.skip(reason)
     folder.mkdir()
-    dagu = Dagu(folder)
+    dagu = Dagu(folder, **options)
     try:
         yield dagu
     finally:
@@ -145,9 +196,11 @@ def served(folder: Path) -> Iterator[Dagu]:
 
 
 @asynccontextmanager
-async def running_dagu(folder: Path, state: Path) -> AsyncIterator[Dagu]:
-    """Run a server for the daemon with a state folder."""
-    with served(folder) as dagu:
+async def running_dagu(
+    folder: Path, state: Path, **options: Any
+) -> AsyncIterator[Dagu]:
+    """Run Dagu for the daemon with a state folder."""
+    with served(folder, **options) as dagu:
         dagu.lay_out(state)
         dagu.start()
         await dagu.until_up()

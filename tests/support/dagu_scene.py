@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from anyio import to_thread
 from attrs import frozen
@@ -24,11 +25,16 @@ class Scene(EngineScene):
 
 @asynccontextmanager
 async def scene(
-    folder: Path, workflows: dict[str, str], *, limits: str = "", engine: str = ""
+    folder: Path,
+    workflows: dict[str, str],
+    *,
+    limits: str = "",
+    engine: str = "",
+    **dagu_options: Any,
 ) -> AsyncIterator[Scene]:
     """Run a daemon with workflows that are scripts, in which `{folder}` is the test's."""
     async with (
-        running_dagu(folder / "dagu", folder / "state") as dagu,
+        running_dagu(folder / "dagu", folder / "state", **dagu_options) as dagu,
         front(dagu.origin) as between,
         endpoint() as cloud,
     ):

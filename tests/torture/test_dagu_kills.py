@@ -1,76 +1,88 @@
-"""Jobs on a real Dagu, whose server and scheduler are killed at any moment, as is the daemon: each runs once and is reported."""
+"""Jobs on a distributed Dagu: daemon, server, scheduler, coordinator and workers are killed at any moment, alone and together.
 
-from collections import Counter
-from collections.abc import Callable
+Each job writes down its starts. None is lost, no attempt starts twice, each is reported with its own end, or as lost where
+Dagu has lost its worker.
+"""
+
+import shutil
+import time
 from pathlib import Path
 
 import anyio
 import pytest
 
+from support.dagu import DISTRIBUTED
+from support.dagu_kills import Blows, ended
 from support.dagu_scene import Scene, scene
+from support.engine_kills import (
+    WORKFLOWS,
+    Job,
+    accepted,
+    hand_out,
+    judge,
+    let_one_retry,
+    some_accepted,
+    tell,
+    tidied,
+)
 from support.torture import Torture
 from support.until import until
 
-pytestmark = [pytest.mark.host, pytest.mark.torture(least_s=60)]
+pytestmark = [pytest.mark.host, pytest.mark.torture(least_s=120)]
 
-ROUNDS = 8
-JOBS = 5
-"""Jobs that are handed out in each round (count)."""
+ROUNDS = 2
+JOBS = 20
+"""Jobs that are handed out at a time (count)."""
 
-RUN = 'echo "$DISPATCHD_JOB_ID" >>{folder}/ledger; sleep 1; echo "of $DISPATCHD_JOB_ID"'
+LENGTHS = (0, 30, 80, 200, 200, 200, 700)
+"""Limits of how long a command takes, one of which is drawn (tenths of a second): Dagu gives runs up after 450."""
 
-
-def _daemon(at: Scene) -> None:
-    at.daemon.kill()
-    at.daemon.start()
-
-
-def _dagu(*names: str) -> Callable[[Scene], None]:
-    def kill(at: Scene) -> None:
-        at.dagu.kill(*names)
-        at.dagu.start()
-
-    return kill
+BLOWS = 5
+"""Times in each round that some of the programs are killed (count)."""
 
 
-def _all(at: Scene) -> None:
-    at.daemon.kill()
-    at.dagu.kill()
-    at.dagu.start()
-    at.daemon.start()
-
-
-KILLS = (_daemon, _dagu("server"), _dagu("scheduler"), _dagu(), _all)
-
-
-async def _accepted(at: Scene, job_ids: list[str]) -> None:
-    """Hand jobs out until they are accepted: the pull of a daemon that was killed may take some with it."""
-    while left := set(job_ids) - set(at.cloud.accepted):
-        for job_id in sorted(left):
-            at.hand_out(job_id, "it")
-        with anyio.move_on_after(5):
-            await at.cloud.until(
-                lambda cloud: set(job_ids) <= set(cloud.accepted), within_s=60
-            )
-
-
-async def test_kills_lose_no_job_and_start_none_twice(
+@pytest.mark.timeout(3600)
+async def test_kills_lose_no_job_and_start_no_attempt_twice(
     tmp_path: Path, torture: Torture
 ) -> None:
-    draw = torture.chance("dagu")
-    job_ids: list[str] = []
-    async with scene(tmp_path, {"it": RUN}, engine="slots = 20") as at:
-        for number in range(ROUNDS * torture.size):
-            job_ids += [f"j{number}-{each}" for each in range(JOBS)]
-            await _accepted(at, job_ids)
-            await anyio.sleep(draw.uniform(0, 4))
-            draw.choice(KILLS)(at)
-        await until(lambda: set(job_ids) <= set(at.cloud.finished), 240, "all ends")
-        ends = [at.cloud.finished[job_id] for job_id in job_ids]
+    jobs: list[Job] = []
+    began = time.monotonic()
+    async with scene(
+        tmp_path,
+        WORKFLOWS,
+        limits="max_duration_s = 600",
+        engine="slots = 40",
+        programs=DISTRIBUTED,
+        at_once=40,
+    ) as at:
+        let_one_retry(at)
+        blows = Blows(torture.chance("dagu"), at)
+        try:
+            for number in range(ROUNDS * torture.size):
+                if torture.is_over and number >= ROUNDS:
+                    break
+                await _round(at, blows, jobs)
+                took_s = time.monotonic() - began
+                print(f"round {number}: {took_s:.0f} s", flush=True)
+            await tidied(at)
+            links = at.daemon.state / "dagu"
+            await until(lambda: not list(links.iterdir()), 60, "no start left")
+        finally:
+            for log in at.dagu.folder.glob("*.log"):
+                shutil.copy(log, tmp_path)
+            tell(at, jobs, blows, torture.seed, time.monotonic() - began)
+        judge(at, jobs, torture.seed, _is_dagus_end)
 
-    ledger = Counter((tmp_path / "ledger").read_text().split())
-    assert ledger == Counter(job_ids), torture.seed
-    for job_id, end in zip(job_ids, ends, strict=True):
-        assert end["result_status"] == "succeeded", (torture.seed, end)
-        assert end["result_output"] == f"of {job_id}\n"
-    assert not list((at.daemon.state / "dagu").iterdir())
+
+async def _round(at: Scene, blows: Blows, jobs: list[Job]) -> None:
+    fresh = hand_out(at, jobs, JOBS, LENGTHS, blows.draw)
+    for _ in range(BLOWS):
+        await some_accepted(at, fresh, blows.draw.randrange(JOBS))
+        await anyio.sleep(blows.draw.uniform(0, 4))
+        await blows.deal()
+    await accepted(at, jobs)
+    await ended(at, jobs, 600)
+
+
+def _is_dagus_end(end: dict[str, str]) -> bool:
+    return end.get("result_cause") == "lost" and "Dagu gave up" in end["result_summary"]
