@@ -20,7 +20,7 @@ from dispatchd.agent.engines.dagu.executor import WORDS, DaguExecutor
 from dispatchd.agent.engines.dagu.states import Run
 from dispatchd.agent.engines.plugin.guard import Gone
 from dispatchd.agent.engines.port import State
-from dispatchd.agent.engines.start_claims import Claim, Files
+from dispatchd.agent.engines.start_claims import Claim, Files, Legacy
 from dispatchd.agent.engines.submitted.ends import ended, lost
 from dispatchd.agent.engines.submitted.script import START, launch_text
 from dispatchd.agent.engines.submitted.site import Site, order_stop
@@ -69,7 +69,7 @@ def test_a_script_claims_its_attempt_runs_its_command_once_and_leaves_its_code(
     assert "A=b" in output
     assert "private" not in output
     assert (files.claim, files.exit_code) == (Claim.JOB, 7)
-    assert not files.was_stopped
+    assert files.legacy == Legacy(code=7)
     assert files.take() is Claim.JOB
     assert not (files.folder / "launch.sh").exists()
 
@@ -134,8 +134,7 @@ async def test_a_command_is_ended_by_a_signal_to_its_script(tmp_path: Path) -> N
     os.killpg(running.pid, 15)
 
     assert running.wait(20) == 9
-    assert files.exit_code == 9
-    assert files.was_stopped
+    assert files.legacy == Legacy(code=9, was_stopped=True)
 
 
 async def test_the_exit_code_of_a_command_outlives_signals_at_its_end(
@@ -182,8 +181,7 @@ async def test_a_command_that_ignores_its_end_is_killed_after_the_grace(
         os.killpg(running.pid, 15)
 
     assert running.wait(20) == 137
-    assert files.exit_code == 137
-    assert files.was_stopped
+    assert files.legacy == Legacy(code=137, was_stopped=True, was_ordered=True)
     await until(lambda: not alive(child))
 
 
@@ -282,7 +280,7 @@ def test_the_exit_code_that_dagu_has_seen_counts(
 ) -> None:
     run = Run(name=NAME, status=status, errors=(error,) if error else ())
 
-    end = ended(WORDS, NAME, run.found(), left, was_stopped=was_stopped)
+    end = ended(WORDS, NAME, run.found(), Legacy(code=left, was_stopped=was_stopped))
 
     assert isinstance(end, Exit)
     assert end.code == code
@@ -304,7 +302,26 @@ def test_the_exit_code_that_dagu_has_seen_counts(
 def test_a_run_that_is_over_for_dagu_may_still_run(status: int, error: str) -> None:
     found = Run(name=NAME, status=status, errors=(error,)).found()
 
-    assert ended(WORDS, NAME, found, None, was_stopped=False) is None
+    assert ended(WORDS, NAME, found, Legacy()) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(SUCCEEDED, ""), (FAILED, "exit status 143")]
+)
+def test_an_end_that_dagu_has_caused_is_none_though_it_changes_its_mind(
+    status: int, error: str
+) -> None:
+    found = Run(name=NAME, status=status, errors=(error,)).found()
+    legacy = Legacy(code=found.code, was_stopped=True, was_ordered=True)
+
+    end = ended(WORDS, NAME, found, legacy)
+    own = ended(WORDS, NAME, found, legacy, is_stopping=True)
+
+    assert end is not None
+    assert end.code is None
+    assert "its command was terminated (exit code" in end.note
+    # Where the daemon has ended it, its record says why.
+    assert own == Exit(code=found.code)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class State(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     ENDED = "ended"
-    """The engine does nothing more for it."""
+    """The engine does nothing more for it. A script that still runs is ended, and its attempt is lost."""
 
 
 @frozen(kw_only=True)

@@ -20,6 +20,7 @@ from dispatchd.agent.engines.start_script import (
     LAUNCH,
     LEFT,
     SECRETS,
+    STOP,
     STOPPED,
     UNTIL,
 )
@@ -45,6 +46,20 @@ class Claim(Enum):
     """There is none, or its script has begun to write it and got no further."""
     JOB = "the job's"
     DAEMON = "the daemon's"
+
+
+@frozen(kw_only=True)
+class Legacy:
+    """What a script has left behind.
+
+    `has_left` is true if it was killed, and nothing of its command runs any more. `was_stopped` is true if it was told to
+    end its command, `was_ordered` if the daemon has told it. The exit code isn't the command's own choice then.
+    """
+
+    code: int | None = None
+    has_left: bool = False
+    was_stopped: bool = False
+    was_ordered: bool = False
 
 
 @frozen
@@ -150,9 +165,15 @@ class Files:
         return (self.folder / LEFT).exists()
 
     @property
-    def was_stopped(self) -> bool:
-        """True if the script was told to end its command."""
-        return (self.folder / STOPPED).exists()
+    def legacy(self) -> "Legacy":
+        """Everything that says how its script has ended."""
+        was_stopped = (self.folder / STOPPED).exists()
+        return Legacy(
+            code=self.exit_code,
+            has_left=self.has_left,
+            was_stopped=was_stopped,
+            was_ordered=was_stopped and (self.folder / STOP).exists(),
+        )
 
     @property
     def had_secrets(self) -> bool:

@@ -15,6 +15,9 @@ EXIT: Final = "exit"
 LEFT: Final = "left"
 """File that says that a script was killed, and nothing of its command runs any more."""
 
+STOP: Final = "stop"
+"""File that orders the end of the command, with the seconds until SIGKILL."""
+
 STOPPED: Final = "stopped"
 """File that says that a script was told to end its command, which had not ended by itself."""
 

@@ -5,6 +5,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.agent.engines.port import Found, State
+from dispatchd.agent.engines.start_claims import Legacy
 from dispatchd.agent.engines.start_script import CLAIM_LOST, TOO_LATE
 from dispatchd.protocol.outcome import Exit, FailureCause
 
@@ -51,17 +52,18 @@ def is_second(found: Found) -> bool:
 
 
 def ended(
-    words: Words, name: str, found: Found, exit_file: int | None, *, was_stopped: bool
+    words: Words, name: str, found: Found, legacy: Legacy, *, is_stopping: bool = False
 ) -> Exit | None:
     """Return how an attempt ended whose script is over for its engine; None if nobody knows whether it has ended.
 
     The code that the engine has seen counts; the one in the file is that of the attempt's own script, which it could write.
-    `was_stopped` says that the script was told to end its command: the code in the file is none that the command chose.
+    `is_stopping` says that the daemon ends the attempt for a reason of its own. Else it has told a script to end because
+    its engine gave it up, which may have changed its mind since.
     """
     code = found.code
-    if code is None or code == CLAIM_LOST or (code == 0 and exit_file is not None):
+    if code is None or code == CLAIM_LOST or (code == 0 and legacy.code is not None):
         # A second script of a start that somebody repeated, an end that says nothing, or an engine that forgives a failure.
-        code = exit_file
+        code = legacy.code
     if code is None:
         return None
     if found.is_stopped:
@@ -71,7 +73,8 @@ def ended(
             escalated=code == KILLED,
             note=f"{words.described(name, found)}.",
         )
-    if was_stopped and (found.is_given_up or found.code is None):
+    is_blind = found.is_given_up or found.code is None
+    if (legacy.was_ordered and not is_stopping) or (legacy.was_stopped and is_blind):
         return lost(words, name, found, code)
     if found.code is None and found.reason:
         note = f"{words.explained(name, found)}; the exit code is the one that its script left."

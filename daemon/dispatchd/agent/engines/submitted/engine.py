@@ -245,19 +245,17 @@ class SubmittedEngine:
             asked = "" if found.is_stopped else words.unbegun
             note = f"{words.explained(name, found)}; its script never began.{asked}"
             return Exit(code=None, cause=cause, note=note)
-        code, has_left, was_stopped = await to_thread.run_sync(
-            lambda: (files.exit_code, files.has_left, files.was_stopped)
-        )
-        if claim is Claim.JOB and code is None and is_second(found):
+        legacy = await to_thread.run_sync(lambda: files.legacy)
+        if claim is Claim.JOB and legacy.code is None and is_second(found):
             # The engine started it twice: the first script may still run.
             said = f"{words.engine} has started run {name} twice"
             return await self._forgotten(process, files, followed, said)
         end = (
-            ended(words, name, found, code, was_stopped=was_stopped)
+            ended(words, name, found, legacy, is_stopping=followed.is_stopping)
             if claim is Claim.JOB
             else None
         )
-        if end is not None and (code is not None or has_left):
+        if end is not None and (legacy.code is not None or legacy.has_left):
             return end
         # Whatever the engine says of it, a script leaves its code: until then it may run, and it ends its command alone.
         now = self._site.time.monotonic()
@@ -265,7 +263,7 @@ class SubmittedEngine:
             followed.over_at, followed.pause_s = now, _SOON_S
             await to_thread.run_sync(order_stop, files, GRACE_S)
         is_late = now - followed.over_at > _LEAVES_WITHIN_S
-        return end or lost(words, name, found) if is_late or has_left else None
+        return end or lost(words, name, found) if is_late or legacy.has_left else None
 
     async def _forgotten(
         self, process: Submitted, files: Files, followed: _Followed, said: str

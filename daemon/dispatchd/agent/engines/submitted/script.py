@@ -17,15 +17,13 @@ from dispatchd.agent.engines.start_script import (
     LAUNCH,
     LEAVE,
     LEFT,
+    STOP,
     STOPPED,
     claimed,
     in_background,
 )
 
 START: Final = "start.sh"
-STOP: Final = "stop"
-"""File that orders the end of the command, with the seconds until SIGKILL."""
-
 GRACE_S: Final = 10
 """Time from SIGTERM to SIGKILL where somebody else than the daemon ends a run (seconds)."""
 

@@ -6,9 +6,10 @@ from attrs import frozen
 
 from dispatchd.agent.engines.port import Executor
 from dispatchd.agent.engines.start_claims import Files
+from dispatchd.agent.engines.start_script import STOP
 from dispatchd.agent.engines.starts import Starts
 from dispatchd.agent.engines.submitted.ends import Words
-from dispatchd.agent.engines.submitted.script import START, STOP, start_script
+from dispatchd.agent.engines.submitted.script import START, start_script
 from dispatchd.linux.untrusted_files import write_new
 
 
