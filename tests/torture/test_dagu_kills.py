@@ -31,13 +31,13 @@ from support.until import until
 pytestmark = [pytest.mark.host, pytest.mark.torture(least_s=120)]
 
 ROUNDS = 2
-JOBS = 20
+JOBS = 40
 """Jobs that are handed out at a time (count)."""
 
 LENGTHS = (0, 30, 80, 200, 200, 200, 700)
 """Limits of how long a command takes, one of which is drawn (tenths of a second): Dagu gives runs up after 450."""
 
-BLOWS = 5
+BLOWS = 8
 """Times in each round that some of the programs are killed (count)."""
 
 
