@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from attrs import define
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -412,6 +413,92 @@ async def test_what_waits_and_runs_is_listed(body: bytes, expected: list[str]) -
         "/api/v2/dag-runs?name=dag&status=1",
         "/api/v2/dag-runs?name=dag&status=5",
     ]
+
+
+@define
+class HandClock:
+    """A clock that a test sets."""
+
+    now: float = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    wall = since_boot = monotonic
+
+
+def queue(*names: str, total: int | None = None) -> bytes:
+    runs = [{"name": "dag", "dagRunId": name} for name in names]
+    summary = {"totalQueued": len(names) if total is None else total}
+    return json.dumps({"queues": [{"queued": runs}], "summary": summary}).encode()
+
+
+async def is_found(status: int, queues: list[tuple[float, int, bytes]]) -> list[bool]:
+    """Return whether a run is found in the end of each time, in which the server has a queue."""
+    now = queues[0]
+    clock = HandClock()
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("/queues"):
+            return Reply(now[1], body=now[2])
+        return Reply(200, body=found(status=status))
+
+    seen = []
+    with http_server(answer) as port:
+        client = Client(f"http://127.0.0.1:{port}/api/v2", None, {})
+        executor = DaguExecutor(client, "dag", clock)
+        for now in queues:
+            await executor.find(NAME)
+            clock.now += now[0]
+            seen.append(await executor.find(NAME) is not None)
+    return seen
+
+
+NO_QUEUE, IN_QUEUE, OTHERS = queue(), queue("dd-a", NAME), queue("dd-a")
+
+
+@pytest.mark.parametrize("status", [0, 5])
+@pytest.mark.parametrize("without", [NO_QUEUE, OTHERS])
+async def test_a_run_that_waits_in_no_queue_is_lost_after_a_minute(
+    status: int, without: bytes
+) -> None:
+    times = [
+        (300.0, 200, IN_QUEUE),
+        (59.0, 200, without),
+        (10.0, 200, IN_QUEUE),
+        (10.0, 200, without),
+        (59.0, 200, without),
+        (1.0, 200, without),
+    ]
+
+    assert await is_found(status, times) == [True, True, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [
+        (200, IN_QUEUE),
+        (500, b'{"code": "internal_error"}'),
+        (403, b'{"message": "no"}'),
+        (200, b"<html>"),
+        (200, b"{}"),
+        # A page of more.
+        (200, queue(total=1)),
+        # Dagu 2.
+        (
+            200,
+            b'{"queues": [{"name": "q", "queuedCount": 1}], "summary": {"totalQueued": 1}}',
+        ),
+    ],
+)
+async def test_a_queue_that_nobody_knows_decides_nothing(
+    code: int, body: bytes
+) -> None:
+    assert await is_found(5, [(600.0, code, body)] * 2) == [True, True]
+
+
+async def test_a_run_that_has_begun_is_in_no_queue() -> None:
+    assert await is_found(1, [(600.0, 200, NO_QUEUE)] * 2) == [True, True]
 
 
 async def test_a_list_on_several_pages_is_read_to_its_end() -> None:

@@ -85,4 +85,4 @@ async def _round(at: Scene, blows: Blows, jobs: list[Job]) -> None:
 
 
 def _is_dagus_end(end: dict[str, str]) -> bool:
-    return end.get("result_cause") == "lost" and "Dagu gave up" in end["result_summary"]
+    return end.get("result_cause") == "lost" and "Dagu" in end["result_summary"]

@@ -147,6 +147,26 @@ class Client:
                 raise EngineSilent(message)
         return ids
 
+    async def queued(self, dag: str) -> frozenset[str] | None:
+        """Return the ids of the runs of a DAG that are in a queue; None if the server doesn't list all runs that are.
+
+        Raises:
+            EngineSilent: Nobody knows.
+            EngineRefused: The server doesn't say it to this machine.
+        """
+        document = await self._ask("GET", "/queues")
+        queues = at(document, "queues")
+        found = [
+            at(queue, "queued")
+            for queue in (queues if isinstance(queues, list) else [])
+        ]
+        runs = [run for each in found if isinstance(each, list) for run in each]
+        if number(document, "summary", "totalQueued") != len(runs):
+            return None
+        return frozenset(
+            text(run, "dagRunId") for run in runs if text(run, "name") == dag
+        )
+
     async def stop(self, dag: str, name: str) -> None:
         """Order the end of a run that has begun.
 

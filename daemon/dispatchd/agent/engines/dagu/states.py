@@ -64,6 +64,11 @@ class Run:
     errors: tuple[str, ...] = ()
 
     @property
+    def is_waiting(self) -> bool:
+        """True if nobody has begun it."""
+        return self.status in _WAITING
+
+    @property
     def is_final(self) -> bool:
         """True if Dagu does nothing more for it. What it started may still run."""
         return self.status in _FINAL
@@ -103,7 +108,7 @@ class Run:
 
     def found(self) -> Found:
         """Return it as every engine says it."""
-        state = State.WAITING if self.status in _WAITING else State.RUNNING
+        state = State.WAITING if self.is_waiting else State.RUNNING
         reason = self.errors[0] if self.errors else ""
         if self.is_given_up:
             reason = f"{self._why_given_up}: {reason}"
