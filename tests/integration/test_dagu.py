@@ -215,6 +215,35 @@ async def test_a_run_that_its_server_has_forgotten_is_followed_to_its_end(
     assert at.runs == 1
 
 
+# The daemon notices it 60 s later.
+@pytest.mark.torture(least_s=120)
+async def test_a_run_that_its_queue_has_lost_is_started_again_and_runs_once(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, {"it": WAITS}) as at:
+        at.dagu.kill("scheduler")
+        at.hand_out("j", "it")
+        name = (await at.until_recorded("j"))["name"]
+
+        async def queued() -> bool:
+            return (await at.dagu.runs()).get(name) == "queued"
+
+        await until(queued, 180, "the queue")
+        # As when a worker is killed that has taken it, and has written nothing.
+        for item in (at.dagu.folder / "data/queue").rglob("item_*"):
+            item.unlink()
+        at.dagu.start()
+        await at.until_running()
+        at.go()
+        end = await at.finished("j")
+        states = await at.dagu.runs()
+
+    assert "exit code 4" in end["result_summary"]
+    assert at.runs == 1
+    assert states.pop(name) == "queued"
+    assert list(states.values()) == ["failed"]
+
+
 # Dagu notices it 45 s later.
 @pytest.mark.torture(least_s=60)
 async def test_a_run_that_dagu_has_lost_is_ended_before_its_job_is_tried_again(
