@@ -320,7 +320,7 @@ def test_an_end_that_dagu_has_caused_is_none_though_it_changes_its_mind(
 
     assert end is not None
     assert end.code is None
-    assert "its command was terminated (exit code" in end.note
+    assert "its command was terminated" in end.note
     # Where the daemon has ended it, its record says why.
     assert own == Exit(code=found.code)
 
@@ -333,18 +333,18 @@ def test_an_end_that_dagu_has_caused_is_none_though_it_changes_its_mind(
     ],
 )
 @pytest.mark.parametrize(
-    ("code", "how"),
+    ("was_terminated", "how"),
     [
-        (None, "its script left no exit code"),
-        (9, "its command was terminated (exit code 9)"),
+        (False, "its script left no exit code"),
+        (True, "its command was terminated"),
     ],
 )
 def test_a_run_that_dagu_gave_up_is_lost_in_words(
-    error: str, why: str, code: int | None, how: str
+    error: str, why: str, *, was_terminated: bool, how: str
 ) -> None:
     run = Run(name=NAME, status=FAILED, errors=(error,))
 
-    end = lost(WORDS, NAME, run.found(), code)
+    end = lost(WORDS, NAME, run.found(), was_terminated=was_terminated)
 
     assert end.code is None
     assert end.note == f"Dagu gave up run {NAME}: {why}: {error}; {how}."

@@ -75,22 +75,24 @@ def ended(
         )
     is_blind = found.is_given_up or found.code is None
     if (legacy.was_ordered and not is_stopping) or (legacy.was_stopped and is_blind):
-        return lost(words, name, found, code)
+        return lost(words, name, found, was_terminated=True)
     if found.code is None and found.reason:
         note = f"{words.explained(name, found)}; the exit code is the one that its script left."
         return Exit(code=code, note=note)
     return Exit(code=code)
 
 
-def lost(words: Words, name: str, found: Found, code: int | None = None) -> Exit:
+def lost(
+    words: Words, name: str, found: Found, *, was_terminated: bool = False
+) -> Exit:
     """Return the end of an attempt that was given up: its command may have done anything.
 
-    `code` is what its script has left of a command that was ended therefore.
+    `was_terminated` says that its command was ended therefore.
     """
     how = (
-        "its script left no exit code"
-        if code is None
-        else f"its command was terminated (exit code {code})"
+        "its command was terminated"
+        if was_terminated
+        else "its script left no exit code"
     )
     if found.is_given_up and found.reason:
         note = f"{words.engine} gave up run {name}: {found.reason}; {how}."
