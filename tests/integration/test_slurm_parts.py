@@ -404,8 +404,9 @@ async def test_a_refusal_is_told_from_silence(
 ) -> None:
     commands = stub(tmp_path, "sbatch", f"echo 'sbatch: error: {said}' >&2; exit 1")
 
+    # It has not read its script.
     with pytest.raises(error, match="exit code 1"):
-        await commands.run("sbatch")
+        await commands.run("sbatch", text="x" * 300_000)
 
 
 async def test_a_commands_settings_of_others_are_not_passed_on(tmp_path: Path) -> None:

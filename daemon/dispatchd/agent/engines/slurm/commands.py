@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from subprocess import PIPE
 from typing import Final
 
@@ -30,6 +31,17 @@ _LONGEST: Final = 300
 """Longest part of a message that is quoted (characters)."""
 
 
+@contextmanager
+def _readable(text: str) -> Iterator[int]:
+    """Yield a descriptor with a text: a command may end, as with a refusal, before it has read all of it."""
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        os.pwrite(fd, text.encode(), 0)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 @frozen
 class Commands:
     """Runs Slurm's commands; `environment` is the daemon's own."""
@@ -49,10 +61,10 @@ class Commands:
             if name in self.environment
         }
         try:
-            with anyio.fail_after(_WITHIN_S):
+            with anyio.fail_after(_WITHIN_S), _readable(text) as stdin:
                 done = await anyio.run_process(
                     command,
-                    input=text.encode(),
+                    stdin=stdin,
                     stdout=PIPE,
                     stderr=PIPE,
                     check=False,
