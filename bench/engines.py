@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from bench.agents import tree_cpu_s
 from bench.harness import IDENTITY, SECRET, daemon
-from bench.idle import resident_mib
+from bench.idle import clean_install, resident_mib
 from bench.slurm import PORTS, Cluster, missing, running
 
 _DAY_S: Final = 86400.0
@@ -169,8 +169,11 @@ def main() -> None:
         path, endpoint = Path(name), Endpoint()
         cluster = Cluster(path)
         with running(cluster, _ports(), 300), endpoint.served():
-            config = _config(path, endpoint.url, given.jobs)
-            with daemon(config, env=cluster.env) as process:
+            config, python = (
+                _config(path, endpoint.url, given.jobs),
+                clean_install(path),
+            )
+            with daemon(config, python, cluster.env) as process:
                 measure(Bench(cluster, endpoint, process.pid, given.jobs), given.watch)
 
 

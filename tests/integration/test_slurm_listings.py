@@ -1,12 +1,16 @@
 """Listings of the Slurm engine without a cluster: who asks, who is woken, how often; and whose starts are whose."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
+import pytest
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from dispatchd.agent.config.keys import EngineEntry
+from dispatchd.agent.domain.executions.identities import BatchJob
+from dispatchd.agent.engines.slurm.commands import Commands
 from dispatchd.agent.engines.slurm.engine import SlurmEngine
 from dispatchd.agent.engines.slurm.listing import Listing, Listings, distance
 from dispatchd.agent.engines.slurm.site import Site
@@ -103,3 +107,85 @@ async def test_a_held_job_of_another_machine_with_the_same_names_is_left_alone(
     assert [name in cancelled for name in names] == [True, True, True, False, False]
     assert not list(former.folder.iterdir())
     assert installation_of(state) == id_of_ours
+
+
+@pytest.mark.parametrize(
+    ("row", "waits"),
+    [
+        ("PENDING|Priority|0|", True),
+        ("CONFIGURING|None|0|n1", True),
+        ("PENDING|JobHeldUser|0|", False),
+        ("RUNNING|None|0|n1", False),
+        ("COMPLETED|None|0|n1", False),
+        ("NEW_ONE|None|0|n1", False),
+        ("", False),
+    ],
+)
+async def test_a_job_waits_until_a_listing_says_otherwise_and_silence_says_nothing(
+    tmp_path: Path, row: str, *, waits: bool
+) -> None:
+    listed = tmp_path / "listed"
+    commands = stub(tmp_path, "squeue", f"cat {listed}")
+    engine = engine_on(tmp_path, commands)
+    job = batch_job("dd-a", 1)
+    assert engine.waits(job)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(engine.until_told)
+        # The controller is away.
+        await until(lambda: "doesn't answer" in engine.describe(job))
+        assert engine.waits(job)
+        aside = tmp_path / "aside"
+        aside.write_text(f"1|dd-a|{row}\n" if row else "")
+        aside.replace(listed)
+    assert engine.waits(job) is waits
+    assert "doesn't answer" not in engine.describe(job)
+
+
+async def test_of_jobs_in_the_queue_is_told_what_is_new_and_the_first_that_is_said_of_each(
+    tmp_path: Path,
+) -> None:
+    listed = tmp_path / "listed"
+    listed.write_text("1|dd-a|PENDING|Priority|0|\n2|dd-b|PENDING|JobHeldUser|0|\n")
+    commands = stub(tmp_path, "squeue", f"echo >>{tmp_path}/asked; cat {listed}")
+    engine = engine_on(tmp_path, commands)
+    assert engine.waits(batch_job("dd-a", 1))
+    await engine.until_told()
+    asked = (tmp_path / "asked").stat().st_size
+    told = list[str]()
+
+    async def note() -> None:
+        await engine.until_told()
+        told.append("of a listing like the one before")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(note)
+        await until(lambda: (tmp_path / "asked").stat().st_size >= asked + 3)
+        assert not told
+        tasks.cancel_scope.cancel()
+
+    # The listing is as it was, but nobody has been told of this one.
+    assert engine.waits(batch_job("dd-b", 2))
+    await engine.until_told()
+    assert not engine.waits(batch_job("dd-b", 2))
+    listed.write_text("1|dd-a|RUNNING|None|0|n1\n")
+    await engine.until_told()
+    assert not engine.waits(batch_job("dd-a", 1))
+
+
+def engine_on(folder: Path, commands: Commands) -> SlurmEngine:
+    settings, supplier = EngineEntry(poll_s=0.1), NoSecrets(commands.environment)
+    return SlurmEngine.of(
+        "hpc", settings, folder / "state", supplier, set, MachineTime()
+    )
+
+
+def batch_job(name: str, job_id: int) -> BatchJob:
+    return BatchJob(
+        engine="hpc",
+        cluster="",
+        name=name,
+        job_id=job_id,
+        submitted_at=datetime.now(UTC),
+        limit_s=60.0,
+    )

@@ -257,6 +257,12 @@ class ModelEngine:
     async def withdraw(self, process: Identity, folder: Path) -> None:
         pass
 
+    def waits(self, process: Identity) -> bool:
+        return False
+
+    async def until_told(self, engine: str) -> None:
+        raise NotImplementedError(engine)
+
     async def until_begun(self, process: Identity, folder: Path) -> None:
         return None
 

@@ -154,9 +154,10 @@ NEEDED = (
 )
 
 
+@pytest.mark.parametrize("is_queued", [False, True])
 @pytest.mark.parametrize("name", NEEDED)
-def test_what_a_live_run_needs_is_given_back_and_nothing_in_its_workspace(
-    held: HeldFolders, state: Path, name: str
+def test_what_a_live_or_queued_run_needs_is_given_back_and_nothing_in_its_workspace(
+    held: HeldFolders, state: Path, name: str, *, is_queued: bool
 ) -> None:
     runs = Runs.open(state)
     runs.create("live", payload="{}", headers="{}")
@@ -165,7 +166,7 @@ def test_what_a_live_run_needs_is_given_back_and_nothing_in_its_workspace(
     run.output_file(1).touch(mode=0o600)
     own = run.workspace / "own"
     own.touch()
-    with held.guarding(run, 1):
+    with held.guarding(run, 1, is_queued=is_queued):
         held.restore()
         own.chmod(0)
         (run.path / name).chmod(0)

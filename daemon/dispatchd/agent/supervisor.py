@@ -88,14 +88,12 @@ class Daemon:
                 "daemon_ready",
                 version=__version__,
                 pid=os.getpid(),
-                tracked_jobs=len(self.tracker.in_phase(*Phase)),
+                tracked_jobs=self.tracker.count(*Phase),
             )
             self.manager.ready(self.status.line())
             await self._stop_in_order(await self._until_stopped(signals), signals)
             tasks.cancel_scope.cancel()
-        self._log.info(
-            "daemon_stopped", left_running=len(self.tracker.in_phase(Phase.RUNNING))
-        )
+        self._log.info("daemon_stopped", left_running=self.tracker.count(Phase.RUNNING))
 
     async def _pull_until_stopped(
         self, *, task_status: anyio.abc.TaskStatus[None]
@@ -128,7 +126,7 @@ class Daemon:
     async def _stop_in_order(
         self, first: signal.Signals, signals: AsyncIterator[signal.Signals]
     ) -> None:
-        running = len(self.tracker.in_phase(Phase.RUNNING))
+        running = self.tracker.count(Phase.RUNNING)
         on_shutdown = self.reloader.current.config.limits.on_shutdown
         self._log.info(
             "stopping", signal=first.name, running=running, on_shutdown=on_shutdown

@@ -173,9 +173,9 @@ def build(opened: Opened) -> Daemon:
 def _guard(opened: Opened) -> Guard:
     """Return the guard of what live runs need, and of the files that the configuration in force names."""
 
-    def guard(run: RunFolder, number: int) -> AbstractContextManager[None]:
+    def guard(run: RunFolder, number: int, **how: bool) -> AbstractContextManager[None]:
         opened.folder.held.need_elsewhere(opened.current.config.needed_files())
-        return opened.folder.held.guarding(run, number)
+        return opened.folder.held.guarding(run, number, **how)
 
     opened.folder.held.need_elsewhere(opened.current.config.needed_files())
     return guard

@@ -211,6 +211,14 @@ class Engines:
             case DagRun() | EngineRun():
                 await self._of(process).withdraw(process, folder)
 
+    def waits(self, process: Identity) -> bool:
+        """Return whether an attempt waits in the queue of an engine that tells of all of them at once."""
+        return isinstance(process, BatchJob) and self._batch(process).waits(process)
+
+    async def until_told(self, engine: str) -> None:
+        """Wait until such an engine has said something new about its queue."""
+        await self.slurm(engine).until_told()
+
     async def until_begun(self, process: Identity, folder: Path) -> int | None:
         """Wait until an attempt's command has begun, or it has ended."""
         match process:

@@ -75,7 +75,7 @@ class Status:
             "endpoint": self._endpoint(),
             "loops": dict(self.context.activity.doing),
             "jobs": {
-                phase.value: len(self.tracker.in_phase(phase))
+                phase.value: self.tracker.count(phase)
                 for phase in Phase
                 if phase is not Phase.HISTORY
             },
@@ -93,7 +93,7 @@ class Status:
 
     def line(self) -> str:
         """Return the status in one line, as in `pulling; 3 running, 2 waiting; last pull 4 s ago`."""
-        waiting = len(self.tracker.in_phase(*_WAITING))
+        waiting = self.tracker.count(*_WAITING)
         parts = [
             self.intake.intake.mode.value,
             f"{self._used()} running, {waiting} waiting",
@@ -108,7 +108,7 @@ class Status:
         return "; ".join([*parts, *problems])
 
     def _used(self) -> int:
-        return len(self.tracker.in_phase(Phase.RUNNING))
+        return self.tracker.count(Phase.RUNNING)
 
     def _warnings(self) -> list[Json]:
         warnings = [

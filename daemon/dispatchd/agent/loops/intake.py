@@ -57,7 +57,7 @@ class IntakeLoop:
     @property
     def left(self) -> int:
         """Jobs that a drain waits for (count), and a poll that is under way."""
-        return len(self.tracker.in_phase(*BUSY)) + self.context.activity.polling
+        return self.tracker.count(*BUSY) + self.context.activity.polling
 
     async def change(
         self, mode: Mode, reason: str = "", *, deadline_s: float | None = None

@@ -10,10 +10,9 @@ retry-safe, and whoever requested the end has no answer yet. No deadline lives i
 record, and silence is measured from the last output of the run.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import structlog
@@ -28,6 +27,7 @@ from dispatchd.agent.domain.trace import traceparent
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.run_loop.conclude import Concluder
 from dispatchd.agent.run_loop.prepare import Prepared, prepare
+from dispatchd.agent.run_loop.queued import Queued
 from dispatchd.agent.run_loop.token import given_secrets
 from dispatchd.agent.run_loop.unkillable import Survivors
 from dispatchd.agent.run_loop.watchdogs import Watchdogs
@@ -56,11 +56,17 @@ _SEEN_S: Final = 5.0
 """Longest time until the end of a stopped attempt is seen (seconds); then the attempt is given up."""
 
 
-Guard = Callable[[RunFolder, int], AbstractContextManager[None]]
-"""Keeps the files of a live attempt usable for the length of a block."""
+class Guard(Protocol):
+    """Keeps the files of an attempt usable for the length of a block, of one that lives or that waits in a queue."""
+
+    def __call__(
+        self, run: RunFolder, number: int, /, *, is_queued: bool = False
+    ) -> AbstractContextManager[None]:
+        """Return the block."""
+        ...
 
 
-def unguarded(_run: RunFolder, _number: int) -> AbstractContextManager[None]:
+def unguarded(*_: object, **__: object) -> AbstractContextManager[None]:
     """Keep nothing, where nobody takes it away."""
     return nullcontext()
 
@@ -77,6 +83,7 @@ class AttemptRunner:
     """Source of tokens for attempts; None for a replay, of which no endpoint knows."""
     guard: Guard = unguarded
     watchdogs: Watchdogs = field(init=False)
+    queued: Queued = field(init=False)
     _stopping: anyio.Event = field(factory=anyio.Event, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -85,6 +92,16 @@ class AttemptRunner:
     @watchdogs.default
     def _new_watchdogs(self) -> Watchdogs:
         return Watchdogs(self.tracking, self.engine)
+
+    @queued.default
+    def _new_queued(self) -> Queued:
+        return Queued(self.tracking, self.engine, self._guard_queued)
+
+    def _guard_queued(
+        self, record: TrackedJob, number: int
+    ) -> AbstractContextManager[None]:
+        run = self.tracking.runs.folder(record.run_id)
+        return self.guard(run, number, is_queued=True)
 
     def stop_starting(self) -> None:
         """Give up the starts that are under way; whoever follows such an attempt reverts it."""
@@ -185,10 +202,11 @@ class AttemptRunner:
     async def follow(self, record: TrackedJob, workflow: Workflow | None) -> None:
         """Wait for the end of a running job's newest attempt, ending it where that is due, and conclude.
 
-        `workflow` is None if it has gone from the configuration since the attempt began.
+        `workflow` is None if it has gone from the configuration since the attempt began. One that simply waits in the
+        queue of an engine is left to `queued`.
         """
         attempt = record.attempt
-        if attempt is None:
+        if attempt is None or self.queued.waits(record):
             return
         with self.guard(self.tracking.runs.folder(record.run_id), attempt.number):
             await self._follow(record, attempt, workflow)

@@ -70,6 +70,8 @@ class RunLoop:
     _stopping: bool = field(default=False, init=False)
     """True when the daemon stops."""
     _work: KeyedTasks[str] = field(init=False)
+    _queues: KeyedTasks[str] = field(init=False)
+    """Watches of engines' queues, by engine."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -80,6 +82,10 @@ class RunLoop:
 
     @_work.default
     def _new_work(self) -> KeyedTasks[str]:
+        return KeyedTasks(_LOOP, self.context.bugs)
+
+    @_queues.default
+    def _new_queues(self) -> KeyedTasks[str]:
         return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -105,8 +111,7 @@ class RunLoop:
         if not self.tracker.in_phase(*Phase):
             self.context.clock.settle()
         # Jobs with a process come first: after a restart they hold their slots again.
-        for record in self.tracker.in_phase(Phase.RUNNING):
-            self._spawn(tasks, record)
+        self._take_up_running(tasks)
         if not self._stopping:
             for record in self.tracker.in_phase(*_STARTABLE):
                 if record.job.is_cancel or self._is_overdue(record):
@@ -118,13 +123,32 @@ class RunLoop:
                         self.fence.ask(record)
         self.fence.forget_gone()
         self._clear_resolved(tasks)
-        self.context.activity.say(
-            _LOOP, f"{len(self._work)} of {self._slots} slots in use"
-        )
+        used = self._used.total()
+        self.context.activity.say(_LOOP, f"{used} of {self._slots} slots in use")
+
+    def _take_up_running(self, tasks: TaskGroup) -> None:
+        """Follow every attempt but those that wait in the queue of an engine: one task watches all of these."""
+        queued = self.runner.queued
+        waiting = list[TrackedJob]()
+        for record in self.tracker.in_phase(Phase.RUNNING):
+            if record.job.id not in self._work:
+                if queued.waits(record):
+                    waiting.append(record)
+                else:
+                    self._spawn(tasks, record)
+        queued.guard(waiting)
+        for engine in {self._engine_of(record) for record in waiting}:
+            self._queues.start(
+                tasks,
+                engine,
+                partial(queued.watch, engine),
+                item=f"queue of {engine}",
+                on_end=self.tracker.changed.notify,
+            )
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
         job_id = record.job.id
-        if job_id not in self._work:
+        if job_id not in self._work and record.phase is not Phase.RUNNING:
             self._used[self._engine_of(record)] += 1
         self._work.start(
             tasks,
@@ -139,7 +163,9 @@ class RunLoop:
 
     def _count_slots(self) -> None:
         """Count the slots in use on each engine. A job that has just ended still has its own."""
-        working = [self.tracker.get(job_id) for job_id in self._work]
+        running = self.tracker.in_phase(Phase.RUNNING)
+        others = {*self._work} - {record.job.id for record in running}
+        working = [*running, *map(self.tracker.get, others)]
         self._used = Counter(
             LOCAL if record is None else self._engine_of(record) for record in working
         )
@@ -189,6 +215,12 @@ class RunLoop:
         startable = [record for record in waiting if self._has_slot(record)]
         times += [record.retry_at for record in startable]
         times += [self.fence.asks_at(record) for record in startable]
+        queued = self.tracker.in_phase(Phase.RUNNING)
+        times += [
+            self.runner.queued.due_at(record)
+            for record in queued
+            if record.job.id not in self._work
+        ]
         due = min((time for time in times if time is not None), default=None)
         if due is None:
             return None

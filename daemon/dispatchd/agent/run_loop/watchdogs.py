@@ -4,34 +4,20 @@ Comes from `attempt.py`. The limits count from the beginning of the command; bef
 that queue's limit counts.
 """
 
-from contextlib import suppress
 from datetime import datetime, timedelta
 from math import inf
 from pathlib import Path
-from typing import Final
 
 import anyio
 from attrs import frozen
 
 from dispatchd.agent.domain.executions.identities import Identity, ProcessIdentity
 from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.run_loop.permissions import pause_s, renew
 from dispatchd.agent.store.evidence import last_activity_ns
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.agent.tracking.tracked_jobs import Tracking
-from dispatchd.errors import RunError
 from dispatchd.protocol.outcome import FailureCause
-
-_RENEWALS: Final = 4
-"""Renewals of a permission to begin within a lease (count)."""
-
-_SHORTEST_S: Final = 1.0
-"""Shortest time between two renewals (seconds)."""
-
-_LONGEST_S: Final = 60.0
-"""Longest time between two renewals (seconds)."""
-
-_UNLEASED_S: Final = 600.0
-"""Time between two looks at a claim without a lease (seconds): its accept stands, and a thousand may wait in a queue."""
 
 
 @frozen
@@ -109,17 +95,8 @@ class Watchdogs:
             if fence.has_lost(newest):
                 await self._engine.withdraw(process, folder)
                 return
-            left_s = fence.left_s(newest)
-            if left_s > 0:
-                # One that can't be stored is tried again; the one before expires.
-                with suppress(RunError):
-                    await self._engine.permit(process, folder, left_s)
-            lease_s = newest.job.lease_s
-            if lease_s is None:
-                await anyio.sleep(_UNLEASED_S)
-            else:
-                pause_s = lease_s / _RENEWALS
-                await anyio.sleep(min(max(pause_s, _SHORTEST_S), _LONGEST_S))
+            await renew(self._tracking, self._engine, newest)
+            await anyio.sleep(pause_s(newest))
 
     def _deadline(
         self, record: TrackedJob, attempt: Attempt, begun_at: datetime

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dispatchd.agent.store import inotify
 from dispatchd.agent.store.durable import FILE_MODE, FOLDER_MODE, drop_default_acl
@@ -62,6 +62,29 @@ class _Need:
         return 0
 
 
+@frozen(eq=False)
+class _QueuedNeed:
+    """Paths that an attempt needs once it begins: made at each look, because a thousand may wait in a queue."""
+
+    run: Path
+    number: int
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """Paths whose changes lead to a look."""
+        return self.live.watched
+
+    def restore(self) -> int:
+        """Restore the modes of paths that can't be used. Return the number restored."""
+        return self.live.restore()
+
+    @property
+    def live(self) -> _Need:
+        """The same paths, for an attempt that has begun."""
+        folders, files = RunFolder(path=self.run).needed(self.number)
+        return _Need((*folders, *files), folders)
+
+
 @define
 class HeldFolders:
     """A state folder and its folders, held open so that their modes can be restored, and the paths that are needed beside them."""
@@ -71,11 +94,11 @@ class HeldFolders:
     """Readable when a mode may have to be given back; -1 where the kernel refuses that."""
     _tops: dict[int, int] = field(factory=dict, init=False)
     """Descriptors of the held folders, by their watches."""
-    _needs: dict[int, _Need] = field(factory=dict, init=False)
+    _needs: dict[int, _Need | _QueuedNeed] = field(factory=dict, init=False)
     """Files that live runs need, and those that are needed elsewhere, by watches."""
     _elsewhere: _Need = field(factory=lambda: _Need((), ()), init=False)
-    _live: list[_Need] = field(factory=list, init=False)
-    """Files that live runs need, watched or not."""
+    _live: dict[_Need | _QueuedNeed, None] = field(factory=dict, init=False)
+    """Files that live runs need, and those of attempts in a queue, watched or not."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -121,17 +144,19 @@ class HeldFolders:
             self.changes = -1
 
     @contextmanager
-    def guarding(self, run: RunFolder, number: int) -> Iterator[None]:
-        """Restore the modes of the paths that a live attempt needs, for the length of a block. Blocks for a moment."""
-        folders, files = run.needed(number)
-        need = _Need((*folders, *files), folders)
+    def guarding(
+        self, run: RunFolder, number: int, *, is_queued: bool = False
+    ) -> Iterator[None]:
+        """Restore the modes of the paths that a live or queued attempt needs, for the length of a block. Blocks for a moment."""
+        queued = _QueuedNeed(run.path, number)
+        need = queued if is_queued else queued.live
         need.restore()
-        self._live.append(need)
+        self._live[need] = None
         self._watch(need)
         try:
             yield
         finally:
-            self._live.remove(need)
+            del self._live[need]
             self._unwatch(need)
 
     def need_elsewhere(self, files: Iterable[Path]) -> None:
@@ -148,13 +173,13 @@ class HeldFolders:
         self._elsewhere.restore()
         self._watch(self._elsewhere)
 
-    def _watch(self, need: _Need) -> None:
+    def _watch(self, need: _Need | _QueuedNeed) -> None:
         for path in need.watched:
             # Without a watch it is given back when it is next looked at.
             with suppress(OSError):
                 self._needs[inotify.watch(self.changes, str(path))] = need
 
-    def _unwatch(self, need: _Need) -> None:
+    def _unwatch(self, need: _Need | _QueuedNeed) -> None:
         for watch in [watch for watch, of in self._needs.items() if of is need]:
             del self._needs[watch]
             if watch not in self._tops:

@@ -125,6 +125,11 @@ class JobStore:
             ]
         return sorted(records, key=lambda record: record.received_at)
 
+    def count(self, *phases: Phase) -> int:
+        """Return the number of tracked jobs in some phases."""
+        with self._guard:
+            return sum(len(self._by_phase[phase]) for phase in phases)
+
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job from history, or None. Reads the disk.
 

@@ -199,6 +199,20 @@ class Engine(Protocol):
         """Take an attempt back if it has not begun. Whoever observes it learns whether it had."""
         ...
 
+    def waits(self, process: Identity) -> bool:
+        """Return whether an attempt waits in its engine's queue, as far as is known: then nobody has to observe it.
+
+        False also for an engine that doesn't tell of many at once. It stays True until `until_told` returns.
+        """
+        ...
+
+    async def until_told(self, engine: str) -> None:
+        """Wait until an engine by its name has said something new about attempts that wait in its queue.
+
+        One caller at a time for each engine that an attempt waits in. It is that caller who makes the engine ask.
+        """
+        ...
+
     async def until_begun(self, process: Identity, folder: Path) -> int | None:
         """Wait until an attempt's command has begun, or the attempt has ended.
 

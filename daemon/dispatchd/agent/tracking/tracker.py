@@ -56,6 +56,8 @@ class Tracker:
     """Jobs that were handed out again, and whose accept or finish is to be repeated."""
     changed: Notifier = field(factory=Notifier)
     """Notifies every loop of a change."""
+    _unrecorded_stops: set[str] = field(factory=set, init=False)
+    """Jobs whose order to stop the disk refuses."""
     _stops: WeakValueDictionary[str, anyio.Event] = field(
         factory=WeakValueDictionary, init=False
     )
@@ -68,8 +70,7 @@ class Tracker:
 
     def stop_event(self, job_id: str) -> anyio.Event:
         """Return the event of a running attempt's end: by a decision, or because its job is lost before it began."""
-        record = self._store.get(job_id)
-        stop_requested = record is not None and record.stop_requested
+        stop_requested = self.is_to_stop(job_id)
         event = self._stops.get(job_id)
         if event is None or (event.is_set() and not stop_requested):
             # An event that is set is that of an earlier attempt.
@@ -78,6 +79,12 @@ class Tracker:
             event.set()
         return event
 
+    def is_to_stop(self, job_id: str) -> bool:
+        """Return whether a running attempt is to be ended, recorded or not. A change of that rings the bell."""
+        record = self._store.get(job_id)
+        recorded = record is not None and record.stop_requested
+        return recorded or job_id in self._unrecorded_stops
+
     def get(self, job_id: str) -> TrackedJob | None:
         """Return a tracked job, or None once it is in history."""
         return self._store.get(job_id)
@@ -85,6 +92,10 @@ class Tracker:
     def in_phase(self, *phases: Phase) -> list[TrackedJob]:
         """Return the tracked jobs in some phases, oldest first."""
         return self._store.in_phase(*phases)
+
+    def count(self, *phases: Phase) -> int:
+        """Return the number of tracked jobs in some phases."""
+        return self._store.count(*phases)
 
     async def find(self, job_id: str) -> TrackedJob | None:
         """Return a tracked or past job, or None for one that is not known here."""
@@ -284,12 +295,17 @@ class Tracker:
         def refused() -> None:
             # A run that has filled the disk must end before there is space to record the reason.
             if record.stop_requested:
+                self._unrecorded_stops.add(record.job.id)
                 self._ring_stop(record)
+                self.changed.notify()
 
         if record.is_owed_again:
             self._store.keep(record)
         else:
-            await self.disk.until_stored(write, refused)
+            try:
+                await self.disk.until_stored(write, refused)
+            finally:
+                self._unrecorded_stops.discard(record.job.id)
         step = record.steps[-1].event if record.steps else "received"
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
         for watch in self._watchers:

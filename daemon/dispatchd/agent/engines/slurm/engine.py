@@ -61,6 +61,12 @@ class SlurmEngine:
     """Returns the names of all jobs that running records own."""
     _submitter: Submitter = field(init=False)
     _followed: dict[str, _Followed] = field(factory=dict, init=False)
+    _queued: dict[str, float] = field(factory=dict, init=False)
+    """Jobs in the cluster's queue that nobody observes, by name: the time from which a listing tells of each (seconds)."""
+    _queued_at: float = field(default=float("-inf"), init=False)
+    """The latest of these times."""
+    _told: Listing = field(factory=lambda: Listing(asked_at=float("-inf")), init=False)
+    """The last listing of which `until_told` has told."""
     _silence: Unreachable | None = field(default=None, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -114,6 +120,40 @@ class SlurmEngine:
         if await self._site.is_taken_back(process.name, folder):
             await self._cancel(process.name)
             self._site.listings.hurry()
+
+    def waits(self, process: BatchJob) -> bool:
+        """Return whether a job is in the cluster's queue, as far as is known, and nobody observes or releases it."""
+        if process.name in self._followed or process.name in self._submitter.preparing:
+            return False
+        listings = self._site.listings
+        since = self._queued.get(process.name)
+        if since is None:
+            self._queued_at = since = self._site.time.monotonic()
+            self._queued[process.name] = since
+        listing = listings.last
+        if listing.silence or listing.asked_at <= since:
+            return True
+        row = listing.row(process.name, process.job_id)
+        return row is not None and row.is_queued
+
+    async def until_told(self) -> None:
+        """Wait until a listing says something else of the jobs in the queue, or the first thing of one of them."""
+        before = heard = self._told
+        while heard is before or self._is_old(heard):
+            heard = await self._site.listings.after(heard.asked_at)
+            if heard.silence and self._silence is None:
+                self._log.warning("engine_unreachable", reason=heard.silence)
+            if heard.silence:
+                self._unreachable(heard.silence)
+            else:
+                self._silence = None
+        self._told = heard
+
+    def _is_old(self, listing: Listing) -> bool:
+        """Return whether a listing says nothing that `until_told` has not told."""
+        told = self._told
+        is_first = told.asked_at <= self._queued_at < listing.asked_at
+        return bool(listing.silence) or (listing.rows is told.rows and not is_first)
 
     async def until_begun(self, process: BatchJob, folder: Path) -> int | None:
         """Wait until a job's script has begun, or the job has ended. Return the stamp of its claim."""
@@ -271,7 +311,8 @@ class SlurmEngine:
     def describe(self, process: BatchJob) -> str:
         """Return where a job is and what it waits for, in words."""
         followed = self._followed.get(process.name)
-        row = None if followed is None else followed.row
+        listed = self._site.listings.last.row(process.name, process.job_id)
+        row = listed if followed is None else followed.row
         words = (
             f"Slurm job {process.job_id}, of which there is no news yet"
             if row is None
@@ -323,6 +364,9 @@ class SlurmEngine:
         )
 
     def _of(self, process: BatchJob) -> _Followed:
-        return self._followed.setdefault(
-            process.name, _Followed(self._site.time.monotonic())
-        )
+        """Return what is known of a job that somebody observes from now on: also what has been listed of it before."""
+        followed = self._followed.get(process.name)
+        if followed is None:
+            seen_at = self._queued.pop(process.name, self._site.time.monotonic())
+            followed = self._followed[process.name] = _Followed(seen_at)
+        return followed

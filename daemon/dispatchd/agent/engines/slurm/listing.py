@@ -1,11 +1,12 @@
 """Listings: one squeue(1) for all jobs of this machine, shared by everybody who waits for news of one.
 
-One of those who wait asks, and wakes those for whom there is news: a thousand jobs that all wait cost little more than
-one. Nothing asks while nobody waits.
+One of those who wait asks, and wakes those for whom there is news. Jobs in the cluster's queue are rows of a listing, and
+one caller waits for all of them. Nothing asks while nobody waits.
 """
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import anyio
@@ -21,6 +22,9 @@ _RAREST: Final = 6.0
 
 _PART: Final = 4.0
 """Divisor: the time between two questions is that since the last start, divided by this (count)."""
+
+_PART_OF_QUEUE: Final = 2.0
+"""The same while all jobs wait in the queue: limits count from the beginning, whenever that is seen."""
 
 _SOON_S: Final = 1.0
 """Shortest time between two questions, also for somebody in a hurry (seconds)."""
@@ -42,27 +46,30 @@ class Listing:
         )
 
 
-def distance(poll_s: float, quiet_s: float) -> float:
+def distance(poll_s: float, quiet_s: float, *, all_wait: bool = False) -> float:
     """Return the time between two questions (seconds), by the shortest one and the time since the last start."""
-    return min(max(poll_s, quiet_s / _PART), _RAREST * poll_s)
+    part = _PART_OF_QUEUE if all_wait else _PART
+    return min(max(poll_s, quiet_s / part), _RAREST * poll_s)
 
 
 @define(eq=False)
 class _Waiter:
-    """Somebody who waits for news of a job, from after a moment (seconds of the clock)."""
+    """Somebody who waits for a listing of a kind."""
 
-    name: str
-    job_id: int
-    known: Row | None
-    than: float
+    is_concerned: Callable[[Listing], bool]
+    in_queue: bool = False
+    """True if it waits for jobs in the cluster's queue alone."""
     woken: anyio.Event = field(factory=anyio.Event)
 
-    def is_concerned(self, listing: Listing) -> bool:
-        """Return whether a listing has news, or a job in it that isn't simply in its queue or on its node."""
-        if listing.asked_at <= self.than:
-            return False
-        row = listing.row(self.name, self.job_id)
-        return row is None or row.is_held or row.is_final or row != self.known
+
+def _has_news(
+    name: str, job_id: int, known: Row | None, than: float, listing: Listing
+) -> bool:
+    """Return whether a listing has news of a job, or the job in it isn't simply in its queue or on its node."""
+    if listing.asked_at <= than:
+        return False
+    row = listing.row(name, job_id)
+    return row is None or row.is_held or row.is_final or row != known
 
 
 @define
@@ -72,16 +79,20 @@ class Listings:
     _commands: Commands
     _poll_s: float
     _now: Callable[[], float]
-    _last: Listing = field(init=False)
+    last: Listing = field(init=False)
+    """The newest listing that somebody waited for."""
+    _text: str = field(default="", init=False)
+    """The last listing as squeue(1) printed it; mostly it comes again."""
     _lines: dict[str, Row] = field(factory=dict, init=False)
     """Jobs of the last listing by their lines, most of which come again."""
+    _rows: Mapping[str, tuple[Row, ...]] = field(factory=dict, init=False)
     _started_at: float = field(init=False)
     _urgent_at: float = field(default=float("-inf"), init=False)
     _rung: anyio.Event = field(factory=anyio.Event, init=False)
     _waiters: dict[_Waiter, None] = field(factory=dict, init=False)
     _asker: _Waiter | None = field(default=None, init=False)
 
-    @_last.default
+    @last.default
     def _none_yet(self) -> Listing:
         return Listing(asked_at=float("-inf"))
 
@@ -110,10 +121,20 @@ class Listings:
             known: Its newest row.
             than: The moment (seconds of the clock).
         """
-        waiter = _Waiter(name, job_id, known, than)
+        # Whoever asks for jobs in the queue alone does so more rarely.
+        self._ring()
+        concern = partial(_has_news, name, job_id, known, than)
+        return await self._until(_Waiter(concern))
+
+    async def after(self, than: float) -> Listing:
+        """Return a listing that was asked for after a moment (seconds of the clock), for jobs in the queue."""
+        is_later = _Waiter(lambda listing: listing.asked_at > than, in_queue=True)
+        return await self._until(is_later)
+
+    async def _until(self, waiter: _Waiter) -> Listing:
         self._waiters[waiter] = None
         try:
-            while not waiter.is_concerned(self._last):
+            while not waiter.is_concerned(self.last):
                 if self._asker is None:
                     self._asker = waiter
                 if self._asker is waiter:
@@ -121,7 +142,7 @@ class Listings:
                 else:
                     await waiter.woken.wait()
                     waiter.woken = anyio.Event()
-            return self._last
+            return self.last
         finally:
             del self._waiters[waiter]
             if self._asker is waiter:
@@ -134,9 +155,9 @@ class Listings:
             rung = self._rung
             with anyio.move_on_after(left_s):
                 await rung.wait()
-        self._last = await self.ask()
+        self.last = await self.ask()
         for waiter in self._waiters:
-            if waiter.is_concerned(self._last):
+            if waiter.is_concerned(self.last):
                 waiter.woken.set()
 
     async def ask(self) -> Listing:
@@ -147,21 +168,28 @@ class Listings:
             text = await self._commands.run(
                 *("squeue", "-h", "-a", "-t", "all", "-u", user, "-O", FORMAT)
             )
-            self._lines = parsed(text, PREFIX, self._lines)
+            if text != self._text:
+                self._read(text)
         except (EngineSilent, EngineRefused, ValueError) as error:
             return Listing(asked_at=asked_at, silence=str(error))
+        return Listing(asked_at=asked_at, rows=self._rows)
+
+    def _read(self, text: str) -> None:
+        self._lines = parsed(text, PREFIX, self._lines)
         rows: dict[str, tuple[Row, ...]] = {}
         for row in self._lines.values():
             rows[row.name] = (*rows.get(row.name, ()), row)
-        return Listing(asked_at=asked_at, rows=rows)
+        self._rows, self._text = rows, text
 
     def _due_s(self) -> float:
         """Return the time until the next question (seconds)."""
-        asked_at = self._last.asked_at
+        asked_at = self.last.asked_at
         if asked_at <= self._urgent_at:
             distance_s = _SOON_S
         else:
-            distance_s = distance(self._poll_s, asked_at - self._started_at)
+            quiet_s = asked_at - self._started_at
+            all_wait = all(waiter.in_queue for waiter in self._waiters)
+            distance_s = distance(self._poll_s, quiet_s, all_wait=all_wait)
         return asked_at + distance_s - self._now()
 
     def _ring(self) -> None:

@@ -70,6 +70,11 @@ class Row:
         return self.state == "PENDING" and self.reason == _HELD
 
     @property
+    def is_queued(self) -> bool:
+        """True if it waits in the cluster's queue, and nobody has to do anything about it."""
+        return self.state in WAITING and not self.is_held
+
+    @property
     def is_final(self) -> bool:
         """True if nothing of it runs, or will run."""
         return self.state in _FINAL

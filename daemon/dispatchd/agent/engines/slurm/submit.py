@@ -38,7 +38,7 @@ class Submitter:
 
     _site: Site
     preparing: set[str] = field(factory=set, init=False)
-    """Names of jobs that have no record yet."""
+    """Names of jobs that have no record yet, or have not been released."""
     _at_once: anyio.CapacityLimiter = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
