@@ -3,17 +3,20 @@
 import base64
 import json
 from collections.abc import Callable
+from typing import Final
 from urllib.parse import quote, quote_plus
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dispatchd.redaction import patterns
 from dispatchd.redaction.redactor import (
     MARK,
     Redactor,
     reported_tail,
 )
 from dispatchd.redaction.stream import StreamRedactor
+from dispatchd.redaction.views import joined, readings
 
 LETTERS = st.characters(codec="utf-8")
 secrets = st.one_of(
@@ -225,3 +228,61 @@ def test_values_under_6_characters_are_not_scrubbed(value: str) -> None:
     text = f"x {value} y"
 
     assert Redactor.of([value]).scrub(text) == Redactor.of([]).scrub(text)
+
+
+KEY_PARTS: Final = st.sampled_from(
+    [
+        *(
+            "password",
+            "passwd",
+            "passphrase",
+            "pwd",
+            "PWD",
+            "OLDPWD",
+            "secret",
+            "TOKEN",
+        ),
+        *(
+            "credentials",
+            "auth",
+            "_PASS",
+            "encryption-key",
+            "api_key",
+            "session_cookie",
+        ),
+        *("sessid", "authid", "private", "key", "Key", "sess", "İ", "\u212a", "\u017f"),
+        *(
+            ":",
+            "=",
+            "=>",
+            "==",
+            "://",
+            " ",
+            "  ",
+            "\n",
+            "\\",
+            '"',
+            "'",
+            "]",
+            '\\\\\\"]',
+        ),
+        *("x" * 30, "y" * 70, "[redacted]", "hunter2"),
+    ]
+)
+
+
+@given(st.lists(KEY_PARTS, max_size=60).map("".join))
+def test_keys_are_found_around_their_hints_as_in_the_whole_text(text: str) -> None:
+    found = [match.span() for match in patterns._keys(text, patterns._lowered(text))]  # noqa: SLF001  # against the slow way
+
+    assert found == [match.span() for match in patterns._KEY.finditer(text)]  # noqa: SLF001  # likewise
+
+
+@given(st.text("ab\n\t \x1b[31m;", max_size=80))
+def test_each_character_of_a_view_is_one_of_the_text_in_its_order(text: str) -> None:
+    read = readings(text)
+    for view in (read.seen, *read.others, joined(read.seen)):
+        places = [view.origin((at, at + 1)) for at in range(len(view.text))]
+
+        assert [text[start:end] for start, end in places] == [*view.text]
+        assert places == sorted(set(places))

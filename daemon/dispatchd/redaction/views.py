@@ -7,6 +7,7 @@ import html
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from typing import Final
 
 from attrs import define, field, frozen
@@ -93,7 +94,8 @@ class View:
     _origins: list[int] = field(factory=list, init=False)
     """Beginning of each stretch in the other text."""
     _widths: list[int] = field(factory=list, init=False)
-    """Length, in the other text, of the part that the one character stands for; 0 for an unchanged stretch."""
+    """Length, in the other text, of the part that the one character stands for; 0 for an unchanged stretch. Empty where
+    parts were removed alone."""
 
     def changed(
         self,
@@ -113,6 +115,9 @@ class View:
             return place
         if not self._starts:
             self._map(self._before.text)
+        if self._replace is None:
+            begin, end = map(self._unremoved, (place[0], place[1] - 1))
+            return self._before.origin((begin, end + 1))
         start, last = place[0], place[1] - 1
         first = bisect_right(self._starts, start) - 1
         begin = self._origins[first]
@@ -124,12 +129,34 @@ class View:
             end += last - self._starts[final] + 1
         return self._before.origin((begin, end))
 
+    def _unremoved(self, at: int) -> int:
+        """Return the place, in the other text, of a character of this one, where parts were removed alone."""
+        index = bisect_right(self._starts, at) - 1
+        return self._origins[index] + at - self._starts[index]
+
     def _map(self, before: str) -> None:
+        if self._replace is None:
+            self._map_removed(before)
+        else:
+            self._map_replaced(before, self._replace)
+
+    def _map_removed(self, before: str) -> None:
+        # Most views are so, and a coloured log has many thousands of parts to remove.
+        spans = [match.span() for match in self._pattern.finditer(before)]
+        removed = accumulate((end - start for start, end in spans), initial=0)
+        self._starts = [
+            0,
+            *(start - gone for (start, _), gone in zip(spans, removed, strict=False)),
+        ]
+        self._origins = [0, *(end for _, end in spans)]
+
+    def _map_replaced(
+        self, before: str, replace: Callable[[re.Match[str]], str]
+    ) -> None:
         self._stretch(0, 0, 0)
         removed = 0
         for match in self._pattern.finditer(before):
-            length = len(match[0])
-            new_length = len(self._replace(match)) if self._replace else 0
+            length, new_length = len(match[0]), len(replace(match))
             at = match.start() - removed
             if new_length:
                 self._stretch(at, match.start(), length)
