@@ -193,18 +193,13 @@ def _values(text: str, lowered: str) -> Iterator[Place]:
 
 def _keys(text: str, lowered: str) -> Iterator[re.Match[str]]:
     """Yield the keys, in order. The pattern is only searched around the hints, which are found many times quicker."""
-    hints = sorted(at for hint in _KEY_HINTS for at in _found(lowered, hint))
-    first = 0
-    while first < len(hints):
-        last = first + 1
-        while (
-            last < len(hints)
-            and hints[last] - hints[last - 1] <= _BEFORE_HINT + _BEHIND_HINT
-        ):
-            last += 1
-        start = max(0, hints[first] - _BEFORE_HINT)
-        yield from _KEY.finditer(text, start, hints[last - 1] + _BEHIND_HINT)
-        first = last
+    start = end = 0
+    for at in sorted(at for hint in _KEY_HINTS for at in _found(lowered, hint)):
+        if at - _BEFORE_HINT > end:
+            yield from _KEY.finditer(text, start, end)
+            start = at - _BEFORE_HINT
+        end = at + _BEHIND_HINT
+    yield from _KEY.finditer(text, start, end)
 
 
 def _found(text: str, part: str) -> Iterator[int]:

@@ -17,11 +17,11 @@ class Api(StrEnum):
     """An API, by the file that describes it in `contracts/`."""
 
     ENDPOINT = "openapi.json"
-    """What machines ask of a dispatch endpoint."""
+    """Calls of machines to a dispatch endpoint."""
     HUB = "hub.openapi.json"
-    """What people and programs ask of the hub."""
+    """Calls of people and programs to the hub."""
     CONTROL = "control.openapi.json"
-    """What people and tools ask of a daemon on its socket."""
+    """Calls of people and tools to a daemon, on its socket."""
 
 
 def bundled(api: Api) -> str:
