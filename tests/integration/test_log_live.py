@@ -6,12 +6,9 @@ import anyio
 import httpx
 from attrs import define, field
 
-from dispatchd.linux.file_holes import read_around_holes
-from dispatchd.redaction.redactor import Redactor
 from support import daemon_process, hub_process
 from support.daemon import write_config
-from support.daemon_process import DaemonProcess
-from support.endpoint import SECRET as MACHINE_SECRET
+from support.local_log import clean_log
 from support.until import until
 
 SECRET = "hunter2-the-value-of-the-secret"
@@ -26,14 +23,6 @@ def write_machine(folder: Path, url: str, script: str, limits: str = LIMITS) -> 
     (folder / "key").write_text(SECRET)
     config.write_text(config.read_text() + '\n[secrets.key]\nfile = "key"\n')
     return config
-
-
-def local_text(daemon: DaemonProcess, attempt: int = 1) -> bytes:
-    """Return what the machine has of a log, without secrets."""
-    path = daemon.state / f"runs/j/attempt-{attempt}/output.log"
-    text = b"".join(read_around_holes(path, 1 << 20)).decode("utf-8", "surrogateescape")
-    clean = Redactor.of([SECRET, MACHINE_SECRET]).scrub(text)
-    return clean.encode("utf-8", "surrogateescape")
 
 
 @define
@@ -82,7 +71,7 @@ async def test_a_line_is_there_soon_and_the_rest_at_the_end(tmp_path: Path) -> N
 
             assert reader.text == b"first [redacted]\n"
             (daemon.state / "runs/j/workspace/go").touch()
-            assert await reader.to_the_end() == local_text(daemon)
+            assert await reader.to_the_end() == clean_log(daemon, [SECRET])
     assert reader.text == b"first [redacted]\nlast\n"
 
 
@@ -134,7 +123,7 @@ async def test_kills_on_both_sides_take_nothing_of_a_log(tmp_path: Path) -> None
                     if phase in (0, 2, 3):
                         await hub.start()
             assert (await hub.result("j"))["state"] == "succeeded"
-            expected = local_text(daemon)
+            expected = clean_log(daemon, [SECRET])
             whole = Reader(hub.http)
             await whole.to_the_end()
             await until(lambda: not clean.exists())
@@ -164,7 +153,7 @@ async def test_a_log_whose_middle_is_cut_out_ends_as_the_local_one(
             await live.to_the_end()
             whole = Reader(hub.http)
             await whole.to_the_end()
-            expected = local_text(daemon)
+            expected = clean_log(daemon, [SECRET])
 
     assert b"bytes of output are left out here]" in expected
     assert len(expected) < 1 << 20

@@ -17,16 +17,14 @@ import httpx
 import pytest
 from attrs import define, field
 
-from dispatchd.linux.file_holes import read_around_holes
-from dispatchd.redaction.redactor import Redactor
 from support.browser import NAMES, Visit, chromium, visit
 from support.daemon import write_config
 from support.daemon_process import DaemonProcess, running
-from support.endpoint import SECRET as MACHINE_SECRET
 from support.front import Cut, Fault, front
 from support.hub import HubHere
 from support.hub_page import admin_token
 from support.hub_process import HubProcess, hub
+from support.local_log import clean_log
 from support.torture import Torture
 from support.until import until
 
@@ -141,14 +139,6 @@ def resident_mib(pid: int) -> float:
         return 0
     found = re.search(r"VmRSS:\s+(\d+) kB", text)
     return int(found[1]) / 1024 if found else 0
-
-
-def clean_local(daemon: DaemonProcess) -> bytes:
-    """Return what the machine has of the log, without secrets."""
-    path = daemon.state / "runs/j/attempt-1/output.log"
-    text = b"".join(read_around_holes(path, 1 << 20)).decode("utf-8", "surrogateescape")
-    clean = Redactor.of([SECRET, MACHINE_SECRET]).scrub(text)
-    return clean.encode("utf-8", "surrogateescape")
 
 
 @define
@@ -276,7 +266,7 @@ async def test_a_long_log_is_followed_and_whole_though_all_is_cut_and_killed(
             await found.kill_in_turn(calm_s / (2 * KILLS))
             await found.let_end(total)
         whole = await whole_log(found.server.http)
-        expected = clean_local(found.daemon)
+        expected = clean_log(found.daemon, [SECRET])
         left = len(found.cuts)
 
     print(f"\n{len(whole) / MB:.1f} MB at {RATE / MB:g} MB/s")
@@ -302,7 +292,7 @@ async def test_of_a_log_that_is_too_long_head_and_tail_are_there(
         (found.daemon.state / "runs/j/workspace/go").touch()
         await found.until_over()
         whole = await whole_log(found.server.http)
-        expected = clean_local(found.daemon)
+        expected = clean_log(found.daemon, [SECRET])
 
     assert whole == expected
     assert len(whole) < 5 << 20
