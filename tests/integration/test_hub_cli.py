@@ -157,7 +157,7 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     assert twice.returncode == os.EX_USAGE
     assert "there is already a machine build-2" in twice.stderr
     titles, *rows = (await owner.say("machines")).stdout.splitlines()
-    assert any(re.match(r"build-2 +active .* never +never ", row) for row in rows)
+    assert any(re.match(r"build-2 +active +never ", row) for row in rows)
     assert titles.split() == [
         "MACHINE",
         "STATE",

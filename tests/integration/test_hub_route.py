@@ -115,6 +115,7 @@ it would start: rule tests: workflow ci
    sha                  {HEAD}
    pull_request_number  2
    actor_login          Codertocat
+   title                Update the README with new information.
    binding_id           tests
    dag_name             ci
 """
