@@ -161,7 +161,7 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     assert titles.split() == [
         "MACHINE",
         "STATE",
-        *("SEEN", "LAST", "PULL"),
+        *("SEEN", "RUNS", "FREE"),
         *("WORKFLOWS", "BOUND", "TO"),
         *("SERVER", "ID"),
     ]
