@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(able().abi == 0, reason="needs Landlock")
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     # Short, for the addresses of Unix sockets; and where all is tried, not below /tmp, which some runs may write to.
-    above = Path.home() if request.node.get_closest_marker("host") else None
+    marks = map(request.node.get_closest_marker, ("host", "torture"))
+    above = Path.home() if any(marks) else None
     # The daemon's own thread may still remove files of a run: it isn't waited for.
     with TemporaryDirectory(
         prefix="chains-", dir=above, ignore_cleanup_errors=True
@@ -57,8 +58,14 @@ async def test_a_tool_chain_with_keys_needs_them(name: str, folder: Path) -> Non
     assert await ended(chain, folder, "") == "failed"
 
 
-@pytest.mark.host
-@pytest.mark.parametrize("name", those(lambda chain: "isolation" not in chain.keys))
+def in_bubblewrap() -> list[ParameterSet]:
+    """Return the names of all chains that don't choose their isolation; one in three with `make test-host`."""
+    names = [name for name, chain in CHAINS.items() if "isolation" not in chain.keys]
+    marks = (pytest.mark.host, *[pytest.mark.torture(least_s=60)] * 2)
+    return [pytest.param(name, marks=marks[n % 3]) for n, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", in_bubblewrap())
 async def test_a_tool_chain_works_in_bubblewrap(name: str, folder: Path) -> None:
     chain = CHAINS[name]
     skip_without(chain)
