@@ -20,9 +20,11 @@ async def test_a_job_runs_and_its_end_is_reported(tmp_path: Path) -> None:
     script = 'echo "out of $0"; echo "v=1" >>"$GITHUB_OUTPUT"; exit '
     scripts = {"good": f"{script} 0", "bad": f"{script} 7", "killed": "kill -9 $$"}
     async with scene(tmp_path, scripts) as at:
+        ends = []
         for name in scripts:
             at.hand_out(name, name)
-        good, bad, killed = [await at.finished(name) for name in scripts]
+            ends.append(await at.finished(name))
+    good, bad, killed = ends
 
     assert good["result_status"] == "succeeded", good
     assert good["result_output"].strip().startswith("out of")
