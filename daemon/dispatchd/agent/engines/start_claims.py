@@ -50,7 +50,7 @@ class Claim(Enum):
 
 @frozen(kw_only=True)
 class Legacy:
-    """What a script has left behind.
+    """Traces that a script has left behind.
 
     `has_left` is true if it was killed, and nothing of its command runs any more. `was_stopped` is true if it was told to
     end its command, `was_ordered` if the daemon has told it. The exit code isn't the command's own choice then.

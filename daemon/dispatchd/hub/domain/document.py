@@ -240,7 +240,7 @@ class JobDocument(Mapping[str, Json]):
 
     @property
     def title(self) -> str:
-        """What it is about, in a line for people; empty for none."""
+        """Subject in one line for people; empty for none."""
         return self._text("title")
 
     @property

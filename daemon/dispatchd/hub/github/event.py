@@ -174,7 +174,7 @@ def _title(payload: Json) -> str:
         or text(payload, "issue", "title")
         or text(payload, "head_commit", "message")
     )
-    # A message may be long: no more of it is looked at than may be the title.
+    # A message may be long.
     lines = whole[: 2 * _LONGEST_TITLE].strip().splitlines()
     first = clean(lines[0].strip()) if lines else ""
     return first if len(first) <= _LONGEST_TITLE else f"{first[:_LONGEST_TITLE]}…"
