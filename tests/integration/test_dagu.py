@@ -9,7 +9,7 @@ import pytest
 
 from support.cli import command
 from support.dagu_scene import scene
-from support.engine_scene import WAITS
+from support.engine_scene import JOB_ID, LONG, WAITS, hostile_job
 from support.front import Cut, Fault, pages
 from support.until import until
 
@@ -273,24 +273,16 @@ async def test_a_run_that_dagu_has_lost_is_ended_before_its_job_is_tried_again(
     assert at.runs == 1
 
 
+@pytest.mark.parametrize("length", [0, LONG])
 async def test_hostile_values_reach_no_shell_and_secrets_no_page(
-    tmp_path: Path,
+    tmp_path: Path, length: int
 ) -> None:
-    hostile = f"`touch {tmp_path}/PWNED` $(touch {tmp_path}/PWNED) '; touch {tmp_path}/PWNED #\n${{HOME}} --wrap=x"
     (tmp_path / "deploy").write_text("s3cr3t-of-the-run")
     limits = 'secrets = { KEY = "deploy" }'
     secret = '[secrets.deploy]\nfile = "deploy"'
     script = "env -0 >{folder}/env; echo $KEY; " + WAITS
     async with scene(tmp_path, {"it": script}, limits=limits, engine=secret) as at:
-        job_id = "$(touch PWNED)`x`'\"--wrap %j"
-        at.hand_out(
-            job_id,
-            "it",
-            event_type="pull_request",
-            repository_name=hostile,
-            ref=hostile,
-            payload={"pull_request": {"title": hostile}, "action": hostile},
-        )
+        at.hand_out(JOB_ID, "it", **hostile_job(tmp_path, length))
         await at.until_running()
         given = (tmp_path / "env").read_text()
         at.go()

@@ -1,132 +1,28 @@
-"""The main job through a distributed Dagu: from GitHub's delivery through hub, daemon and two workers back to its checks."""
+"""The main job through a distributed Dagu with two workers."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from support import daemon_process
 from support.dagu import DISTRIBUTED, WORKERS, dagu_config, running_dagu
 from support.engine_scene import commands
-from support.github_events import HEAD, pull_request
-from support.github_scene import Repository, Scene, scene
-from support.machine import JOBS, row
-from support.until import until
+from support.github_scene import Repository, scene
+from support.main_job import RULES, SCRIPTS, play, with_keys
 
 pytestmark = pytest.mark.host
-
-NAMES = ("tests", "lint", "agent", "deploy")
-
-RULES = "\n".join(
-    f"""
-[[github.rules]]
-name = "{name}"
-workflow = "{name}"
-repositories = ["*"]
-events = ["pull_request"]
-"""
-    for name in NAMES
-)
-
-BEGINS = "echo $$ >>{folder}/ran; while ! [ -e {folder}/go ]; do sleep 0.1; done; "
-"""Beginning of a command, which lets all of them run at one time."""
-
-SCRIPTS = {
-    "tests": BEGINS
-    + """cp "$GITHUB_EVENT_PATH" event.json; echo "ref $GITHUB_REF event $GITHUB_EVENT_NAME"
-echo "## All $GITHUB_SHA is well" >>"$GITHUB_STEP_SUMMARY"; echo "coverage=97" >>"$GITHUB_OUTPUT" """,
-    "lint": BEGINS + "echo no good; exit 7",
-    "agent": BEGINS
-    + """while [ "$1" != --output ]; do shift; done; [ "$DISPATCHD_ATTEMPT" = 2 ] || exit 2
-echo '{"contract_version":"1","status":"success","summary":"Second time.","exit_reason":"completed"}' >"$2" """,
-    "deploy": "trap 'echo stopped; exit 9' TERM; "
-    + BEGINS
-    + "while :; do sleep 0.1; done",
-}
-
-KEYS = {
-    "tests": 'artifacts = ["event.json"]',
-    "agent": 'contract = "headless"\nmax_retries = 1\narguments = ["x", "--context", "{brief}", "--output", "{result}"]',
-}
-
-
-def configured(folder: Path, url: str, origin: str, key: str) -> Path:
-    file = dagu_config(folder, url, commands(folder, SCRIPTS), origin, key)
-    text = file.read_text()
-    for name, keys in KEYS.items():
-        table = f'[workflows."{name}"]'
-        text = text.replace(table, f"{table}\n{keys}")
-    file.write_text(text)
-    return file
-
-
-async def stored(here: Scene, job_id: str) -> bytes:
-    """Return the only artifact of a job once the hub has it."""
-
-    async def look() -> bool:
-        reply = await here.hub.server.http.get(f"{JOBS}/{job_id}/artifacts")
-        return [each["state"] for each in reply.json()["artifacts"]] == ["stored"]
-
-    await until(look, 120, "the artifact")
-    reply = await here.hub.server.http.get(
-        f"{JOBS}/{job_id}/artifact", params={"path": "event.json"}
-    )
-    return reply.content
 
 
 async def test_a_delivery_of_github_runs_on_two_workers_and_its_checks_say_how(
     tmp_path: Path,
 ) -> None:
-    payload = pull_request()
     async with (
         scene(tmp_path, Repository(), RULES) as here,
         running_dagu(
             tmp_path / "dagu", tmp_path / "state", programs=DISTRIBUTED, at_once=4
         ) as dagu,
     ):
-        server = here.hub.server
-        config = configured(tmp_path, server.url, dagu.origin, dagu.key)
-        async with daemon_process.running_daemon(config):
-            reply = await here.tell("pull_request", payload)
-            ids = {
-                job["dag_name"]: job["id"]
-                for job in [await row(server, each) for each in reply.json()["jobs"]]
-            }
-            ran = tmp_path / "ran"
-            await until(
-                lambda: ran.exists() and len(ran.read_text().split()) == len(NAMES),
-                180,
-                "all commands",
-            )
-            places = await dagu.places()
-            (tmp_path / "go").touch()
-            await here.press(ids["deploy"], "cancel")
-            ends = [await server.result(ids[name], 180) for name in NAMES]
-            event = await stored(here, ids["tests"])
-            await here.hub.paid()
-
-        checks = [here.github.newest(ids[name]) for name in NAMES]
-        assert places == set(WORKERS)
-        assert [end["state"] for end in ends] == [
-            "succeeded",
-            "failed",
-            "succeeded",
-            "aborted",
-        ]
-        assert [check["conclusion"] for check in checks] == [
-            "success",
-            "failure",
-            "success",
-            "cancelled",
-        ]
-        assert {check["head_sha"] for check in checks} == {HEAD}
-        assert f"## All {HEAD} is well" in checks[0]["output"]["summary"]
-        assert "coverage" in checks[0]["output"]["text"]
-        assert "ref refs/pull/2/head event pull_request" in checks[0]["output"]["text"]
-        assert "exit code 7" in checks[1]["output"]["summary"]
-        assert "Second time." in checks[2]["output"]["summary"]
-        assert json.loads(event)["pull_request"] == payload["pull_request"]
-        # The first attempt of the agent, and its second one.
-        assert len(ran.read_text().split()) == len(NAMES) + 1
-        assert here.github.violations == []
-        assert "stopped" in ends[3]["result_output"]
+        url, scripts = here.hub.server.url, commands(tmp_path, SCRIPTS)
+        config = dagu_config(tmp_path, url, scripts, dagu.origin, dagu.key)
+        assert await play(tmp_path, here, with_keys(config), dagu.places) == set(
+            WORKERS
+        )

@@ -9,7 +9,7 @@ import pytest
 
 from support.cli import command
 from support.endpoint import Endpoint, as_json
-from support.engine_scene import WAITS
+from support.engine_scene import JOB_ID, LONG, WAITS, hostile_job
 from support.slurm import Cluster, booted
 from support.slurm_scene import scene
 from support.until import until
@@ -175,10 +175,10 @@ async def test_a_lost_answer_to_a_submission_is_found_by_its_name(
     assert at.runs == 1
 
 
+@pytest.mark.parametrize("length", [0, LONG])
 async def test_hostile_values_reach_no_shell_and_secrets_no_listing(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, length: int
 ) -> None:
-    hostile = f"`touch {tmp_path}/PWNED` $(touch {tmp_path}/PWNED) '; touch {tmp_path}/PWNED #\n--wrap=x"
     script = "env -0 >{folder}/env; " + WAITS
     (tmp_path / "deploy").write_text("s3cr3t-of-the-run")
     limits = 'secrets = { KEY = "deploy" }'
@@ -186,15 +186,7 @@ async def test_hostile_values_reach_no_shell_and_secrets_no_listing(
     async with scene(
         tmp_path, cluster, {"it": script}, limits=limits, engine=secret
     ) as at:
-        job_id = "$(touch PWNED)`x`'\"--wrap %j"
-        at.hand_out(
-            job_id,
-            "it",
-            event_type="pull_request",
-            repository_name=hostile,
-            ref=hostile,
-            payload={"pull_request": {"title": hostile}, "action": hostile},
-        )
+        at.hand_out(JOB_ID, "it", **hostile_job(tmp_path, length))
         await at.until_running()
         listing = await at.cluster.run("scontrol", "show", "job", "-o")
         listing += await at.cluster.run("ps", "axww", "-o", "args")

@@ -12,6 +12,29 @@ from support.until import until
 
 WAITS = "echo ran >>{folder}/ran; trap 'echo term >>{folder}/term; exit 9' TERM; while ! [ -e {folder}/go ]; do sleep 0.1; done; exit 4"
 
+_TEXTS = (
+    *("event_name", "event_action", "delivery_id", "binding_id", "repository_name"),
+    *("ref", "sha", "command", "actor_login", "title"),
+)
+"""Fields of a job that are texts, but its id and its workflow."""
+
+JOB_ID = "$(touch PWNED)`x`'\"--wrap %j"
+"""Id of a hostile job."""
+
+LONG = 100_000
+"""Length of hostile values that are long (bytes)."""
+
+
+def hostile_job(folder: Path, length: int = 0) -> dict[str, Any]:
+    """Return each field of a job with a value that a shell, or an option, would act on; at least as long as asked for."""
+    acts = f"`touch {folder}/PWNED` $(touch {folder}/PWNED) '; touch {folder}/PWNED #\n${{HOME}} --wrap=x"
+    value = acts.ljust(length, "x")
+    return {
+        **dict.fromkeys(_TEXTS, value),
+        "payload": {"pull_request": {"title": value, value: value}, "action": value},
+        "headers": {"X-GitHub-Event": value, "X-GitHub-Delivery": value},
+    }
+
 
 @frozen
 class EngineScene:
