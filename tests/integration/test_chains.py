@@ -36,10 +36,16 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 def those(wanted: Callable[[Chain], bool] = lambda _: True) -> list[ParameterSet]:
     """Return the names of chains that are wanted, as parameters."""
     return [
-        pytest.param(name, marks=() if chain.cheap else pytest.mark.host)
+        pytest.param(name, marks=marks(chain))
         for name, chain in CHAINS.items()
         if wanted(chain)
     ]
+
+
+def marks(chain: Chain) -> list[pytest.MarkDecorator]:
+    if chain.cheap:
+        return []
+    return [pytest.mark.host, *[pytest.mark.torture(least_s=60)] * chain.dear]
 
 
 @pytest.mark.parametrize("name", those())
@@ -59,10 +65,12 @@ async def test_a_tool_chain_with_keys_needs_them(name: str, folder: Path) -> Non
 
 
 def in_bubblewrap() -> list[ParameterSet]:
-    """Return the names of all chains that don't choose their isolation; one in three with `make test-host`."""
+    """Return the names of all chains that don't choose their isolation; one in six with `make test-host`."""
     names = [name for name, chain in CHAINS.items() if "isolation" not in chain.keys]
-    marks = (pytest.mark.host, *[pytest.mark.torture(least_s=60)] * 2)
-    return [pytest.param(name, marks=marks[n % 3]) for n, name in enumerate(names)]
+    turns = (pytest.mark.host, *[pytest.mark.torture(least_s=60)] * 5)
+    return [
+        pytest.param(name, marks=turns[n % len(turns)]) for n, name in enumerate(names)
+    ]
 
 
 @pytest.mark.parametrize("name", in_bubblewrap())

@@ -11,6 +11,7 @@ from support.cli import command
 from support.dagu_scene import scene
 from support.engine_scene import JOB_ID, LONG, WAITS, hostile_job
 from support.front import Cut, Fault, pages
+from support.torture import few
 from support.until import until
 
 pytestmark = pytest.mark.host
@@ -53,7 +54,11 @@ async def test_a_headless_command_is_retried_and_answers(tmp_path: Path) -> None
     ("script", "left"),
     [
         (WAITS, "term\n"),
-        ("trap '' TERM; echo ran >>{folder}/ran; while :; do sleep 0.1; done", ""),
+        pytest.param(
+            "trap '' TERM; echo ran >>{folder}/ran; while :; do sleep 0.1; done",
+            "",
+            marks=pytest.mark.torture(least_s=60),
+        ),
     ],
     ids=["ends at SIGTERM", "ignores it"],
 )
@@ -107,7 +112,7 @@ async def test_a_job_in_the_queue_is_cancelled_and_never_runs(tmp_path: Path) ->
     assert left.get(name) != "queued"
 
 
-@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER])
+@pytest.mark.parametrize("cut", few([Cut.AFTER, Cut.BEFORE], 1))
 async def test_an_answer_that_is_lost_is_settled_by_another_question(
     tmp_path: Path, cut: Cut
 ) -> None:
@@ -182,7 +187,7 @@ async def test_a_run_is_cancelled_while_its_server_is_away(tmp_path: Path) -> No
     assert (tmp_path / "term").read_text() == "term\n"
 
 
-@pytest.mark.parametrize("step", ["before", "after", "running"])
+@pytest.mark.parametrize("step", few(["after", "running", "before"], 2))
 async def test_a_daemon_that_is_killed_loses_nothing_and_starts_once(
     tmp_path: Path, step: str
 ) -> None:

@@ -14,6 +14,8 @@ from support.hub import NO_TLS, HubHere, hub
 from support.machine import Machine, refuses, row
 from support.until import in_time, until
 
+pytestmark = pytest.mark.postgresql_in("torture")
+
 
 @pytest.fixture
 async def here(tmp_path: Path, database_url: str) -> AsyncIterator[HubHere]:
@@ -32,6 +34,7 @@ async def restart(server: HubHere) -> None:
     await server.start()
 
 
+@pytest.mark.postgresql_in("host")
 @pytest.mark.parametrize("status", ["succeeded", "failed", "aborted"])
 async def test_it_pulls_accepts_and_finishes_and_all_of_it_again(
     here: HubHere, first: FirstClient, status: str
@@ -123,6 +126,7 @@ async def test_it_may_be_silent_for_as_long_as_a_run_takes(
     assert (await row(here, job_id))["state"] == "succeeded"
 
 
+@pytest.mark.postgresql_in("host")
 async def test_one_that_is_gone_for_good_loses_its_job_in_the_end(
     here: HubHere, first: FirstClient
 ) -> None:
@@ -154,6 +158,7 @@ async def test_its_accept_may_take_longer_than_a_lease(
     assert (await row(here, job_id))["state"] == "succeeded"
 
 
+@pytest.mark.postgresql_in("host")
 async def test_nobody_else_may_speak_for_it(here: HubHere, first: FirstClient) -> None:
     job_id = await here.submit({"dag_name": "it"})
     await first.pull()

@@ -19,6 +19,8 @@ from support.polling import CLOSED, ISSUES, OPENED, polling_hub, status_of
 from support.torture import few
 from support.until import in_time, until
 
+pytestmark = pytest.mark.postgresql_in("torture")
+
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 
@@ -48,6 +50,7 @@ def log_of(server: HubHere, event: str) -> list[dict[str, Any]]:
     return [each for each in found if each["event"] == event]
 
 
+@pytest.mark.postgresql_in("host")
 async def test_an_event_becomes_the_same_jobs_as_by_webhook(
     api: DeliveriesApi, server: HubHere
 ) -> None:
@@ -538,6 +541,7 @@ async def test_an_api_that_is_away_is_asked_again_until_it_is_back(
     assert len(log_of(server, "github_deliveries_go_on")) == 1
 
 
+@pytest.mark.postgresql_in("host")
 async def test_a_full_queue_ends_the_sweep_and_loses_nothing(
     tmp_path: Path, api: DeliveriesApi, database_url: str
 ) -> None:
@@ -660,6 +664,7 @@ async def test_the_hub_fetches_what_it_has_missed_where_github_sends_events(
         assert {*await kept(server)} == {come.guid, missed.guid}
 
 
+@pytest.mark.postgresql_in("host")
 async def test_an_event_that_comes_both_ways_at_once_makes_one_job(
     api: DeliveriesApi, server: HubHere
 ) -> None:
@@ -682,6 +687,7 @@ async def test_an_event_that_comes_both_ways_at_once_makes_one_job(
 HELD = "github_lock_held"
 
 
+@pytest.mark.postgresql_in("host")
 @pytest.mark.host
 async def test_of_two_hubs_on_one_database_one_fetches_and_the_other_follows(
     tmp_path: Path, api: DeliveriesApi, postgresql: Postgres
@@ -722,6 +728,7 @@ async def test_the_metrics_say_how_it_goes(api: DeliveriesApi, server: HubHere) 
     assert lines['dispatchd_hub_checks_owed{failing="yes"}'] == "0.0"
 
 
+@pytest.mark.postgresql_in("host")
 async def test_the_ledger_outlives_what_is_pruned(
     tmp_path: Path, api: DeliveriesApi, database_url: str
 ) -> None:

@@ -39,6 +39,8 @@ from support.hub_process import hub as hub_process
 from support.machine import Machine, refuses
 from support.mutations import Flood
 
+pytestmark = pytest.mark.postgresql_in("torture")
+
 MIB = 1024 * 1024
 SIGNATURE = "X-Hub-Signature-256"
 NO_HOOK = {
@@ -54,6 +56,7 @@ async def server(tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
         yield found
 
 
+@pytest.mark.postgresql_in("host")
 async def test_an_event_becomes_the_jobs_of_its_rules(server: Hub) -> None:
     text = json.dumps(pull_request()).replace('"number": 2', '"number":   2')
 
@@ -135,6 +138,7 @@ async def test_a_replayed_delivery_makes_no_second_job(server: Hub) -> None:
     assert len(await deliveries(server)) == 2
 
 
+@pytest.mark.postgresql_in("host")
 async def test_a_body_under_another_delivery_id_makes_no_second_job(
     server: Hub,
 ) -> None:
@@ -224,6 +228,7 @@ async def test_a_submitted_job_takes_no_events_delivery_over(
     assert [names[each] for each in reply.json()["ids"]] == ["ci", "lint"]
 
 
+@pytest.mark.postgresql_in("host")
 async def test_fifty_replays_at_once_make_one_job(server: Hub) -> None:
     statuses: list[int] = []
 
@@ -263,6 +268,7 @@ async def test_a_body_that_is_no_event_is_refused_with_words(
     assert await deliveries(server) == []
 
 
+@pytest.mark.postgresql_in("host")
 async def test_a_newer_commit_takes_the_place_of_an_older_one(
     server: Hub,
 ) -> None:
@@ -292,6 +298,7 @@ async def test_a_command_waits_until_github_was_asked(server: Hub) -> None:
     assert (await Machine(http=server.http).ask()).status_code == 204
 
 
+@pytest.mark.postgresql_in("host")
 async def test_a_full_queue_is_a_503_and_the_delivery_may_come_again(
     tmp_path: Path, database_url: str
 ) -> None:

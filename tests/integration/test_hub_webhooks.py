@@ -44,6 +44,8 @@ from support.webhooks import (
     signed_gitlab,
 )
 
+pytestmark = pytest.mark.postgresql_in("torture")
+
 ZEROS = "0" * 40
 
 
@@ -75,6 +77,7 @@ def same(payload: dict[str, Any], *, repo_id: int = 61) -> dict[str, Any]:
     return copy
 
 
+@pytest.mark.postgresql_in("host")
 async def test_the_deliveries_of_each_sender_become_jobs(server: HubHere) -> None:
     now = server.context.now()
     replies = [
@@ -148,6 +151,7 @@ async def test_the_job_has_the_payload_to_the_byte_and_no_credential(
     assert webhooks.TOKEN not in first.text + second.text + third.text
 
 
+@pytest.mark.postgresql_in("host")
 async def test_a_repeated_delivery_makes_no_second_job(server: HubHere) -> None:
     pull, merge = real("gitea/push"), real("gitlab/push")
     alert, bare = real("alertmanager/firing"), {"deploy": 1}
@@ -425,6 +429,7 @@ refs = ["master"]
     ]
 
 
+@pytest.mark.postgresql_in("host")
 @pytest.mark.parametrize("forge", ["gitea", "gitlab"])
 async def test_a_newer_commit_supersedes_the_older_jobs_of_its_pull_request(
     server: HubHere, forge: str
@@ -516,6 +521,7 @@ async def test_hostile_payloads_make_no_error(server: HubHere) -> None:
         check("dispatch-job", reply.json())
 
 
+@pytest.mark.postgresql_in("host")
 async def test_a_repeat_after_the_retention_makes_no_second_job(
     server: HubHere,
 ) -> None:
@@ -668,6 +674,7 @@ webhook_secret_files = ["forge-secret"]
     assert "webhooks[0].secret_files: must name secrets of its own: 'github'" in line
 
 
+@pytest.mark.postgresql_in("host")
 def test_of_many_that_come_at_once_one_makes_the_job(
     tmp_path: Path, database: Database
 ) -> None:

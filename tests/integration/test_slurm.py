@@ -12,6 +12,7 @@ from support.endpoint import Endpoint, as_json
 from support.engine_scene import JOB_ID, LONG, WAITS, hostile_job
 from support.slurm import Cluster, booted
 from support.slurm_scene import scene
+from support.torture import few
 from support.until import until
 
 pytestmark = pytest.mark.host
@@ -103,7 +104,8 @@ async def test_a_job_that_waits_too_long_in_the_queue_is_taken_back(
 
 
 @pytest.mark.parametrize(
-    "step", ["sbatch.before", "sbatch.after", "scontrol.before", "scontrol.after"]
+    "step",
+    few(["sbatch.after", "scontrol.before", "sbatch.before", "scontrol.after"], 2),
 )
 async def test_a_daemon_killed_at_a_step_of_a_start_loses_nothing_and_starts_once(
     cluster: Cluster, tmp_path: Path, step: str

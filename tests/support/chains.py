@@ -27,6 +27,8 @@ class Chain:
     keys: str = ""
     before: str = ""
     cheap: bool = False
+    dear: bool = False
+    """Whether it takes a minute of processor time, for which only `make torture` has the patience."""
     as_root: bool = True
     """Whether it can be done as root at all."""
     enclosed: bool = True
@@ -126,6 +128,7 @@ cmake -S . -B b && cmake --build b -j2 && cd b && ctest
     ),
     "go": Chain(
         needs=("go",),
+        dear=True,
         script=r"""
 mkdir p && cd p && go mod init example.org/p
 printf 'package main\nfunc main() {}\n' >m.go

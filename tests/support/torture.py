@@ -109,6 +109,15 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 # Order and time.
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave a variant on PostgreSQL to torture, where the test or its module says so."""
+    mark = item.get_closest_marker("postgresql_in")
+    variant = getattr(item, "callspec", None)
+    parameters = variant.params.values() if variant else ()
+    if mark and mark.args == (MARK,) and POSTGRESQL in parameters:
+        item.add_marker(MARK)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
