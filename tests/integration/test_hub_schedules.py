@@ -48,12 +48,18 @@ cron = "30 2 * * *"
 timezone = "Europe/Berlin"
 workflow = "backup"
 """
-_FAR = datetime.now(UTC) + timedelta(hours=11, minutes=30)
-HOURLY = MINUTELY.replace("* * * * *", f"{_FAR.minute} * * * *")
-"""None of its runs is due within half an hour of now, nor of this time of any day."""
-DAILY = NIGHTLY.replace("30 2", f"{_FAR.minute} {_FAR.hour}").replace(
-    "Europe/Berlin", "UTC"
-)
+HOURLY = MINUTELY.replace("* * * * *", "30 * * * *")
+DAILY = NIGHTLY.replace("30 2", "30 21").replace("Europe/Berlin", "UTC")
+
+
+def until_ten_s() -> float:
+    """Return how long it takes until ten o'clock of tomorrow (UTC, seconds).
+
+    A hub that is ahead by that starts at ten, whenever its test runs: no run of an hourly schedule is due soon.
+    """
+    now = datetime.now(UTC)
+    ten = now.replace(hour=10, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return (ten - now).total_seconds()
 
 
 async def jobs(server: HubHere) -> list[str]:
@@ -166,8 +172,9 @@ async def test_a_due_run_is_a_job_that_a_machine_gets(
 async def test_what_was_missed_is_told_and_caught_up_once(
     tmp_path: Path, database_url: str
 ) -> None:
-    thrice = MINUTELY.replace("* * * * *", f"{_FAR.minute % 20}-59/20 * * * *")
-    async with scheduled(tmp_path, thrice, database_url=database_url) as server:
+    thrice = MINUTELY.replace("* * * * *", "10-59/20 * * * *")
+    options = {"database_url": database_url, "ahead_s": until_ten_s()}
+    async with scheduled(tmp_path, thrice, **options) as server:
         await server.stop()
         await advance(3 * 3600)
         await server.start()
@@ -181,13 +188,14 @@ async def test_what_was_missed_is_told_and_caught_up_once(
 
     assert found == [said["job_id"]]
     assert said["missed"] == shown["missed"] == payload["missed"] == 8
+    assert found[0].endswith("T125000Z")
     assert (said["level"], said["schedule"]) == ("warning", "minutely")
 
 
 async def test_runs_that_are_due_at_once_share_commits(tmp_path: Path) -> None:
     count = 64
     table = '[[schedules]]\nname = "s{}"\ncron = "{}"\nworkflow = "ci"\n'
-    cron = f"{_FAR.minute} {_FAR.hour} * * *"
+    cron = "30 21 * * *"
     commits: list[int] = []
 
     def note(connection: Connection) -> None:
@@ -198,7 +206,7 @@ async def test_runs_that_are_due_at_once_share_commits(tmp_path: Path) -> None:
         return len(await jobs(server)) == count
 
     more = "".join(table.format(number, cron) for number in range(count))
-    async with scheduled(tmp_path, more) as server:
+    async with scheduled(tmp_path, more, ahead_s=until_ten_s()) as server:
         event.listen(Engine, "commit", note)
         try:
             await advance(86_400)
@@ -289,7 +297,7 @@ async def test_a_changed_disabled_or_removed_schedule_makes_no_run_of_before(
 
 async def test_a_full_queue_makes_a_run_wait_and_loses_none(tmp_path: Path) -> None:
     full = "[queue]\nmost = 1\n" + DAILY
-    async with scheduled(tmp_path, full) as server:
+    async with scheduled(tmp_path, full, ahead_s=until_ten_s()) as server:
         await server.submit({"id": "first", "dag_name": "ci"})
         await advance(86_400)
         await until(lambda: "schedule_waits" in server.log_file.read_text())
@@ -311,7 +319,7 @@ async def test_a_full_queue_makes_a_run_wait_and_loses_none(tmp_path: Path) -> N
 async def test_a_run_that_meets_no_database_is_made_later_and_once(
     tmp_path: Path,
 ) -> None:
-    async with scheduled(tmp_path, DAILY) as server:
+    async with scheduled(tmp_path, DAILY, ahead_s=until_ten_s()) as server:
         file = server.folder / "hub.db"
         file.rename(file.with_name("aside.db"))
         await advance(86_400)
@@ -390,7 +398,8 @@ async def test_a_restored_hub_catches_up_once_or_not_at_all(
 
 
 async def test_the_owner_sees_schedules_by_a_command(tmp_path: Path) -> None:
-    async with scheduled(tmp_path, HOURLY + NIGHTLY) as server:
+    more = HOURLY + NIGHTLY
+    async with scheduled(tmp_path, more, ahead_s=until_ten_s()) as server:
         await advance(3600)
         await settles(server, "minutely")
         config = ("--config", str(server.folder / FILE))
@@ -400,7 +409,7 @@ async def test_the_owner_sees_schedules_by_a_command(tmp_path: Path) -> None:
 
     title, first, second = said.stdout.splitlines()
     assert title.split() == ["SCHEDULE", "CRON", "ZONE", "NEXT", "LAST", "JOB"]
-    assert first.split()[:7] == ["minutely", str(_FAR.minute), *"****", "UTC"]
+    assert first.split()[:7] == ["minutely", "30", *"****", "UTC"]
     assert shown[0]["job_id"] in first
     assert "Europe/Berlin" in second
     assert json.loads(as_json.stdout) == shown

@@ -163,6 +163,8 @@ class HubHere(Hub):
     context: Context = field(init=False)
     stopped_s: float = 0.0
     """For how long it has not run, while its machine did (seconds)."""
+    ahead_s: float = 0.0
+    """How far its wall clock is set forward when it starts (seconds)."""
     has_shared_clock: bool = False
     """Whether it has its database's clock, as outside of tests, and not the test's."""
     env: Mapping[str, str] = field(factory=dict)
@@ -177,6 +179,7 @@ class HubHere(Hub):
         self._ended = anyio.Event()
         self._signals, received = anyio.create_memory_object_stream[signal.Signals](8)
         self.time = LoopTime(loop())
+        self.time.wall_set_by_s = self.ahead_s
         self.answers_at(await self._tasks.start(self._run, received))
 
     async def _run(
