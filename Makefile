@@ -42,7 +42,9 @@ $(VENV)/.release: pyproject.toml
 	@touch $@
 
 ## demo: run the main job end to end on this machine, on GitHub's own example payloads
-demo: $(VENV)/.demo
+demo:
+	@[ -e $(VENV)/.demo ] || echo "Installing into $(VENV); that takes a minute."
+	@$(MAKE) --no-print-directory $(VENV)/.demo
 	$(BIN)/dispatchd demo
 
 ## test: all that a change needs: logic, properties, real sockets and processes, three steps of each kill sweep

@@ -13,7 +13,7 @@ from dispatchd.protocol.contracts import check
 from dispatchd.protocol.uploads.artifacts import ArtifactChunk
 from support.cli import command
 from support.front import Fault, front
-from support.hub import NO_TLS, Hub, HubHere, hub
+from support.hub import ANY_PORT, NO_TLS, Hub, HubHere, hub
 from support.hub_page import admin_token, login
 from support.machine import JOBS, PATH, PROOF, Held, Machine, refuses
 
@@ -379,7 +379,7 @@ async def test_they_are_part_of_a_backup(tmp_path: Path) -> None:
         await command("hub", "backup", "--without-artifacts", bare, *options)
     for file, state in ((whole, "stored"), (bare, "missing")):
         folder = tmp_path / f"new-{state}"
-        await command("hub", "init", str(folder))
+        await command("hub", "init", str(folder), *ANY_PORT)
         options = ("--config", str(folder / "hub.toml"))
         done = await command("hub", "restore", file, *options)
         assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from dispatchd.protocol.contracts import check
 from dispatchd.protocol.report import LogChunk
 from support.cli import command
 from support.front import Fault, front
-from support.hub import NO_TLS, Hub, HubHere, hub
+from support.hub import ANY_PORT, NO_TLS, Hub, HubHere, hub
 from support.hub_page import admin_token, form_token, login
 from support.machine import JOBS, Held, Machine, held_poll, refuses
 from support.until import until
@@ -327,7 +327,7 @@ async def test_logs_are_part_of_a_backup(tmp_path: Path) -> None:
         await command("hub", "backup", str(tmp_path / "b"), *options)
         bare = str(tmp_path / "bare")
         await command("hub", "backup", "--without-logs", bare, *options)
-    await command("hub", "init", str(tmp_path / "new"))
+    await command("hub", "init", str(tmp_path / "new"), *ANY_PORT)
     options = ("--config", str(tmp_path / "new/hub.toml"))
     await command("hub", "restore", str(tmp_path / "b"), *options)
 
@@ -355,7 +355,7 @@ async def test_one_log_that_cannot_be_read_keeps_no_backup_from_being_made(
         first.symlink_to(first)
         options = ("--config", str(server.folder / "hub.toml"))
         done = await command("hub", "backup", str(tmp_path / "b"), *options)
-    await command("hub", "init", str(tmp_path / "new"))
+    await command("hub", "init", str(tmp_path / "new"), *ANY_PORT)
     options = ("--config", str(tmp_path / "new/hub.toml"))
     restored = await command("hub", "restore", str(tmp_path / "b"), *options)
 

@@ -240,6 +240,9 @@ async def hub(folder: Path, **options: Any) -> AsyncIterator[HubHere]:
         await server.stop()
 
 
+ANY_PORT = ("--listen", "127.0.0.1:0")
+"""Options of `hub init` for a hub that is to run: other tests may have its usual port."""
+
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of plain HTTP: to load the certificates of the machine takes longer than a test of logic."""
 

@@ -26,7 +26,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Set up a hub and a machine in a folder, and run a first job.",
     ),
     "demo": (
-        "dispatchd.cli.demo",
+        "dispatchd.cli.demo.command",
         "Show the main job end to end, on this machine alone.",
     ),
     "status": ("dispatchd.cli.agent.status", "Show the state of the daemon."),

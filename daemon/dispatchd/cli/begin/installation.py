@@ -11,6 +11,7 @@ from attrs import frozen
 from dispatchd.cli.begin.join import join_hub
 from dispatchd.cli.hub.client import HubClient
 from dispatchd.cli.service.stamp import write
+from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 from dispatchd.network.enrolment_key import EnrolmentKey
 
@@ -103,11 +104,11 @@ class Installation:
         """True if the machine is one of the hub's."""
         return (self.machine_file.parent / "state" / "activation.json").exists()
 
-    def join(self) -> None:
-        """Make the machine one of the hub's, which has to run."""
+    def join(self, say: Callable[[str], None] = echo) -> None:
+        """Make the machine one of the hub's, which has to run; say each file that is written."""
         added = self._added()
         key = EnrolmentKey.parse(added["join_key"])
-        join_hub(self.machine_file.absolute(), self.client.url, key)
+        join_hub(self.machine_file.absolute(), self.client.url, key, say)
 
     def _added(self) -> dict[str, Any]:
         machines = self.client.rows(

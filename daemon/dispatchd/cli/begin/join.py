@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from hmac import compare_digest
@@ -60,7 +60,12 @@ def join(config_file: Path | None, url: str, key: str) -> None:
     _say_next(config, file)
 
 
-def join_hub(file: Path, url: str, enrolment: EnrolmentKey) -> "tuple[Config, Claims]":
+def join_hub(
+    file: Path,
+    url: str,
+    enrolment: EnrolmentKey,
+    say: Callable[[str], None] = echo,
+) -> "tuple[Config, Claims]":
     """Join a hub: write the drop-in of a configuration file, and activate the key. Say each file.
 
     If it fails, all files are as before.
@@ -73,7 +78,7 @@ def join_hub(file: Path, url: str, enrolment: EnrolmentKey) -> "tuple[Config, Cl
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     with ExitStack() as undo:
         for path, content in _planned(file, url, enrolment).items():
-            _write(path, content, undo)
+            _write(path, content, undo, say)
         config = load_config(file)
         if config.secret_file is not None:
             reason = f"{file} has an identity of its own: take license_id, server_id and the secret out of [cloud]"
@@ -82,7 +87,7 @@ def join_hub(file: Path, url: str, enrolment: EnrolmentKey) -> "tuple[Config, Cl
         certificate = drop_in_folder(file) / _CERTIFICATE
         if enrolment.certificate:
             pem = _proven(config, enrolment, environment)
-            _write(certificate, pem, undo)
+            _write(certificate, pem, undo, say)
         before = _stored(config)
         try:
             claims = _activated(config, environment, enrolment.secret)
@@ -143,13 +148,15 @@ def _planned(file: Path, url: str, enrolment: EnrolmentKey) -> Mapping[Path, str
     return {**first, folder / _DROP_IN: stamped(text)}
 
 
-def _write(file: Path, content: str, undo: ExitStack) -> None:
+def _write(
+    file: Path, content: str, undo: ExitStack, say: Callable[[str], None]
+) -> None:
     """Write a file; register in `undo` how to put back what was there."""
     before = file.read_text("utf-8") if file.exists() else None
     if before != content:
         undo.callback(_put_back, file, before)
         write(file, content)
-        echo(f"{'wrote' if before is None else 'replaced':<9} {file}")
+        say(f"{'wrote' if before is None else 'replaced':<9} {file}")
 
 
 def _put_back(file: Path, before: str | None) -> None:
