@@ -241,7 +241,7 @@ def _main() -> None:
     _load()
     arguments = _serve(socket.socket(fileno=int(sys.argv[1])))
     if arguments is not None:
-        from dispatchd.__main__ import main  # see _load
+        from dispatchd.program import main  # see _load
 
         sys.argv = ["dispatchd", *arguments]
         main()

@@ -93,11 +93,12 @@ def license_sources(config: Config, environment: Mapping[str, str]) -> LicenseSo
     keys = [folder / settings.key_file] if settings.key_file else []
     if settings.key_credential and credentials:
         keys.append(Path(credentials) / settings.key_credential)
-    named = environment.get("DISPATCHD_LICENSE_FILE", "")
+    variable = config.brand.variable
+    named = environment.get(variable("LICENSE_FILE"), "")
     files = [Path(named)] if named else []
     return LicenseSources(
-        inline_token=environment.get("DISPATCHD_LICENSE", ""),
-        inline_key=environment.get("DISPATCHD_LICENSE_KEY", ""),
+        inline_token=environment.get(variable("LICENSE"), ""),
+        inline_key=environment.get(variable("LICENSE_KEY"), ""),
         configured_key=partial(_first_text, keys),
         file_token=partial(_first_text, [*files, config.state_folder / "license.jwt"]),
     )

@@ -384,6 +384,7 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
         headers=headers,
         proxy="" if proxy is None else proxy.full_url,
         instance_id=server_id,
+        service=config.brand.name,
         bugs=opened.given.bugs,
         random=opened.given.bugs.random,
     )

@@ -26,8 +26,10 @@ import click
 from dispatchd import __version__
 from dispatchd.agent.config.drop_ins import Sources
 from dispatchd.agent.config.keys import File, WorkflowEntry
+from dispatchd.agent.config.usual import unit_credentials
 from dispatchd.agent.store.codec import decode
 from dispatchd.cli import options
+from dispatchd.cli.brand import brand, branded, program
 from dispatchd.errors import ConfigError, DispatchdError, UserError
 from dispatchd.protocol import toml_text
 from dispatchd.protocol.job import Json
@@ -55,7 +57,8 @@ _SYSTEM: Final = {
 }
 """Commands of dispatchd and of the system, by the member for their output."""
 
-_FOLDER: Final = "dispatchd-bug-report"
+_FOLDER: Final = "bug-report"
+"""Name of the folder that is packed, behind the program's."""
 
 _INSIDE: Final = "It has versions, configuration, status, doctor's findings, the newest records and log lines"
 _README: Final = """\
@@ -63,7 +66,6 @@ Made by `dispatchd bug-report`; no output of a run and no payload is in here. [r
 values of env tables, and what looks like a credential. Look at every file all the same before you send this.
 """
 
-_CREDENTIALS: Final = "/run/credentials/dispatchd.service"  # systemd.exec(5)
 _NO_SECRETS: Final = frozenset({"ca_file", "client_cert_file", "textfile"})
 """Keys of the configuration that name a file without a secret."""
 
@@ -93,7 +95,7 @@ def bug_report(config_file: Path | None, *, as_json: bool, output: Path | None) 
     It works without a daemon, and with a broken configuration. Look at the file before you send it.
     """
     now = datetime.now(UTC)  # noqa: TID251  # shown, never decided from
-    file = output or Path(f"{_FOLDER}-{now:%Y%m%dT%H%M%SZ}.tar.gz")
+    file = output or Path(f"{brand().name}-{_FOLDER}-{now:%Y%m%dT%H%M%SZ}.tar.gz")
     if os.path.lexists(file):
         # Before it takes its time; whoever makes the file meanwhile keeps it too.
         raise ReportNotWritten(
@@ -119,7 +121,7 @@ def _packed(members: Mapping[str, str], made_at: int) -> bytes:
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for name, text in members.items():
             data = text.encode(errors="backslashreplace")
-            entry = tarfile.TarInfo(f"{_FOLDER}/{name}")
+            entry = tarfile.TarInfo(f"{brand().name}-{_FOLDER}/{name}")
             entry.size, entry.mode, entry.mtime = len(data), 0o600, made_at
             tar.addfile(entry, BytesIO(data))
     return packed.getvalue()
@@ -143,7 +145,7 @@ def _members(
         **_said(config_file),
     }
     redactor = Redactor.of({*known, *hidden})
-    about = f"{_README}\n{now}, dispatchd {__version__}, Python {sys.version}, {platform.platform()}"
+    about = f"{branded(_README)}\n{now}, dispatchd {__version__}, Python {sys.version}, {platform.platform()}"
     texts = {"README.txt": "\nNot looked for: ".join((about, *missing))}
     for name, content in contents.items():
         texts[name] = json.dumps(
@@ -178,11 +180,12 @@ def _find(config_file: Path | None) -> tuple[Path, Path | None]:
 
 def _said(config_file: Path | None) -> dict[str, dict[str, Any]]:
     """Return the output of each command, by member."""
-    # Without -P Python would run a folder of the same name in the working directory.
-    own = (sys.executable, "-P", "-m", "dispatchd")
     config = () if config_file is None else ("--config", str(config_file))
-    commands = {name: (*own, *line.split(), *config) for name, line in _OWN.items()}
-    commands |= {name: tuple(line.split()) for name, line in _SYSTEM.items()}
+    commands = {
+        name: (*program(), *line.split(), *config) for name, line in _OWN.items()
+    }
+    system = {name: brand().file_text(line) for name, line in _SYSTEM.items()}
+    commands |= {name: tuple(line.split()) for name, line in system.items()}
     with ThreadPoolExecutor(len(commands)) as pool:
         said = dict(zip(commands, pool.map(_run, commands.values()), strict=True))
     records = said["records.json"].get("said")
@@ -260,9 +263,10 @@ def _known(
 ) -> tuple[set[str], list[str]]:
     """Return the secrets that can be read, and those that can't, each with the reason."""
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
-    secrets = {environment.get(f"DISPATCHD_LICENSE{end}", "") for end in ("", "_KEY")}
+    licenses = [brand().variable(name) for name in ("LICENSE", "LICENSE_KEY")]
+    secrets = {environment.get(name, "") for name in licenses}
     secrets.update(() if state is None else _of_state(state))
-    credentials = environment.get("CREDENTIALS_DIRECTORY") or _CREDENTIALS
+    credentials = environment.get("CREDENTIALS_DIRECTORY") or unit_credentials(brand())
     missing = []
     for path, value in _leaves(document):
         key, where = path[-1], ".".join(path)

@@ -11,11 +11,12 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from dispatchd.agent.config.load import Places
 from dispatchd.agent.domain.phase import Phase
+from dispatchd.cli.brand import brand
 from dispatchd.errors import DispatchdError, NotReachable
 
-PROGRAM: Final = "dispatchd"
+PROGRAM: Final = brand().name
 
-VARIABLE: Final = "_DISPATCHD_COMPLETE"
+VARIABLE: Final = f"_{PROGRAM.replace('-', '_')}_COMPLETE".upper()
 """Variable with which the script asks for completions; click makes its name from the program's name."""
 
 _TIMEOUT_S: Final = 1.0

@@ -4,6 +4,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, NoReturn, TypeVar
 
+from dispatchd.cli.brand import branded
 from dispatchd.cli.options import print_json
 from dispatchd.cli.screen.colour import painted
 from dispatchd.cli.screen.colour import show as print_line
@@ -22,7 +23,7 @@ T = TypeVar("T")
 def show(finding: Finding) -> None:
     """Print a finding on a line of its own."""
     level = finding.level.name.lower()
-    lines = wrapped(written_out(finding.message), _LEVEL + _CHECK)
+    lines = wrapped(branded(written_out(finding.message)), _LEVEL + _CHECK)
     beginning = painted(f"{level:{_LEVEL}}", level) + f"{finding.check:{_CHECK}}"
     for number, line in enumerate(lines):
         print_line((" " * (_LEVEL + _CHECK) if number else beginning) + line)

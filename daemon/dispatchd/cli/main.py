@@ -14,9 +14,11 @@ import click
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.brand import DISPATCHD, Brand
+from dispatchd.cli import brand as branding
 from dispatchd.cli.imports import without_collection
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
-from dispatchd.cli.terminal import echo
+from dispatchd.cli.terminal import complain
 from dispatchd.errors import DispatchdError, UserError
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -160,11 +162,21 @@ class _LazyGroup(SectionedGroup):
         if not isinstance(command, click.Command):
             message = f"{cmd_name} is not a command"
             raise TypeError(message)
+        branding.rename(command)
         return command
 
     @override
     def short_help_of(self, ctx: click.Context, name: str) -> str:
-        return _COMMANDS[name][1]
+        return branding.branded(_COMMANDS[name][1])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> None:
+    """Print the release and exit. A callback of the option."""
+    if value:
+        brand = branding.brand()
+        of = "version" if brand == DISPATCHD else "on dispatchd"
+        click.echo(f"{brand.name}, {of} {__version__}")
+        ctx.exit()
 
 
 @click.group(
@@ -172,13 +184,23 @@ class _LazyGroup(SectionedGroup):
     sections=_SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, prog_name="dispatchd")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Take dispatch jobs from an endpoint, run them here, and report how they end."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line (default: this process's) and exit: 0, or a code of sysexits.h."""
+def main(
+    arguments: Sequence[str] | None = None, *, brand: Brand | None = None
+) -> NoReturn:
+    """Run a command line (default: this process's) under a brand (default: its own name), and exit: 0, or a code of sysexits.h."""
+    branding.use(brand or DISPATCHD)
     _show_what_can_be_shown()
     code = _code_of(arguments)
     try:
@@ -218,7 +240,9 @@ def _code_of_click(arguments: Sequence[str] | None) -> int:
     """Run a command line, and return the exit code. Print the error if the command line itself is invalid."""
     code: object = 0
     try:
-        code = cli.main(arguments, prog_name="dispatchd", standalone_mode=False)
+        code = cli.main(
+            arguments, prog_name=branding.brand().name, standalone_mode=False
+        )
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except SystemExit as stop:
@@ -278,4 +302,4 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[UserError | OS
 def _complain(line: str) -> None:
     # If stderr can't be written either, only the exit code remains.
     with suppress(OSError):
-        echo(f"dispatchd: {line}", err=True)
+        complain(line)

@@ -4,30 +4,24 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 import click
 
-from dispatchd.agent.config.load import Config, Places, load, locate
+from dispatchd.agent.config.load import Config, Places, locate
+from dispatchd.agent.config.usual import load_here, usual_file, usual_places
+from dispatchd.cli.brand import brand
+from dispatchd.cli.terminal import complain
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import parse_duration
-
-_SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
-_STATE: Final = Path("/var/lib")
-_RUNTIME: Final = Path("/run")
-"""Folders of the units' state and socket, in folders called dispatchd, or dispatchd-NAME for NAME.toml."""
 
 _MOST_TEXT: Final = 40 << 20
 """Largest text that a command reads (bytes); contracts/README.md, Limits."""
 
 _PART: Final = 64 << 10
 """Largest read at once (bytes): room for all of it is taken beforehand."""
-
-_SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Folders in which programs are searched if the daemon has no PATH."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,7 +68,7 @@ config_option = click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    envvar="DISPATCHD_CONFIG",
+    envvar=brand().variable("CONFIG"),
     help="The configuration file.  [default: the user's dispatchd/config.toml, else /etc/dispatchd/config.toml]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Output JSON.")
@@ -96,13 +90,8 @@ def load_config(config_file: Path | None, *, elsewhere: bool = False) -> Config:
         ConfigError: It can't be used.
     """
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
-    file = config_path(config_file)
-    return load(
-        file,
-        defaults=_places(file),
-        search_path=environment.get("PATH") or _SEARCH_PATH,
-        credentials_folder=environment.get("CREDENTIALS_DIRECTORY", ""),
-        elsewhere=elsewhere,
+    return load_here(
+        config_path(config_file), environment, brand(), elsewhere=elsewhere
     )
 
 
@@ -114,52 +103,18 @@ def find_daemon(config_file: Path | None, *, quiet: bool = False) -> Places:
     Raises:
         ConfigError: The file can't be read.
     """
+    environment = os.environ  # noqa: TID251  # as above
     file = config_path(config_file)
-    places, problem = locate(file, defaults=_places(file))
+    defaults = usual_places(file, environment, brand())
+    places, problem = locate(file, defaults=defaults)
     if problem is not None and not quiet:
-        click.echo(f"dispatchd: {problem}", err=True)
+        complain(problem)
     return places
 
 
 def config_path(config_file: Path | None) -> Path:
     """Return the configuration file that a command uses."""
-    import platformdirs
-
-    if config_file is not None:
-        return config_file
-    # Another user's home, as after sudo, is as good as none; and a user without an entry in passwd(5) has none.
-    with suppress(RuntimeError):
-        own_file = platformdirs.user_config_path("dispatchd") / "config.toml"
-        if os.access(own_file, os.F_OK):
-            return own_file
-    return _SYSTEM_FILE
-
-
-def _places(file: Path) -> Places:
-    """Return the default folders of a file's daemon.
-
-    The service has folders that systemd made (systemd.exec(5), STATE_DIRECTORY and RUNTIME_DIRECTORY). A command has
-    to find them without these variables.
-    """
-    import platformdirs
-
-    environment = os.environ  # noqa: TID251  # as above
-    state = environment.get("STATE_DIRECTORY", "").split(":")[0]
-    runtime = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    if file.absolute().parent == _SYSTEM_FILE.parent:
-        name = (
-            "dispatchd" if file.name == _SYSTEM_FILE.name else f"dispatchd-{file.stem}"
-        )
-        state = state or str(_STATE / name)
-        # Without the service the folder doesn't exist.
-        if os.access(_RUNTIME / name, os.F_OK):
-            runtime = runtime or str(_RUNTIME / name)
-    if not state:
-        # The service's, for a user who has no home.
-        state = str(_STATE / "dispatchd")
-        with suppress(RuntimeError):
-            state = str(platformdirs.user_state_path("dispatchd"))
-    return Places(state_folder=Path(state), control_folder=Path(runtime or state))
+    return usual_file(brand()) if config_file is None else config_file
 
 
 def read_text(file: Path) -> str:

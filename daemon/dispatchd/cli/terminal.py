@@ -10,6 +10,7 @@ from typing import Final
 import click
 from attrs import define, field
 
+from dispatchd.cli.brand import brand, branded
 from dispatchd.redaction.escapes import coloured, written_out
 
 _LINES: Final = "\n\t"
@@ -22,7 +23,12 @@ _BYTES: Final = "".join(map(chr, range(0xDC80, 0xDD00)))
 
 def echo(text: object, *, err: bool = False) -> None:
     """Print lines, with characters that act on a terminal written as escapes."""
-    click.echo(written_out(str(text), but=_LINES), err=err)
+    click.echo(written_out(branded(str(text)), but=_LINES), err=err)
+
+
+def complain(text: object) -> None:
+    """Print a line to stderr, behind the program's name."""
+    echo(f"{brand().name}: {text}", err=True)
 
 
 @define

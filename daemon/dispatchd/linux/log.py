@@ -6,6 +6,7 @@ JSON where stdout is not a terminal; under systemd each line begins with its pri
 import io
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TextIO, cast
 
@@ -35,13 +36,14 @@ _LEVELS: Final = {
 _lowest = logging.INFO
 
 
-def configure(
+def configure(  # noqa: PLR0913  # a log has as many settings
     level: str,
     form: str,
     *,
     known: KnownSecrets,
     under_systemd: bool,
     colours: bool = False,
+    renamed: Callable[[str], str] | None = None,
     out: TextIO | None = None,
 ) -> None:
     """Set up logging for this process.
@@ -52,6 +54,7 @@ def configure(
         known: Secrets that are left out of every line.
         under_systemd: True if stdout goes to the journal.
         colours: True for colours in text; JSON has none.
+        renamed: Returns a line under the brand of the program; None to leave lines as they are.
         out: Stream for the lines, if not stdout.
     """
     # It is None where the program was started with stdout closed.
@@ -79,8 +82,10 @@ def configure(
         *([] if as_text else for_json),
         renderer,
         *([_only_colours_act] if as_text else []),
-        _Scrubber(known),
+        Scrubber(known),
     ]
+    if renamed is not None:
+        processors.append(lambda _logger, _method, line: renamed(str(line)))
     if under_systemd:
         processors.append(_with_priority)
     structlog.configure(
@@ -169,13 +174,14 @@ def _in_order(
     return {**first, **event}
 
 
-class _Scrubber:
-    """Last processor of every line, so that no caller can bypass it."""
+class Scrubber:
+    """Last processor of every line, so that no caller can bypass it: takes known secrets out."""
 
     def __init__(self, known: KnownSecrets) -> None:
         self._known = known
 
     def __call__(self, _logger: object, _method: str, line: object) -> str:
+        """Return a line without secrets."""
         return self._known.scrub(str(line))
 
 

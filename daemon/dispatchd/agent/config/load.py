@@ -41,6 +41,7 @@ from dispatchd.agent.config.workflows import (
 )
 from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.brand import DISPATCHD, Brand
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.protocol.contracts import violations
 from dispatchd.protocol.conversion import strict_converter
@@ -73,6 +74,8 @@ class Config:
     """Keys that have another name by now, one sentence each."""
     sources: Sources = field(factory=lambda: Sources({}), eq=False, repr=False)
     """The file and its drop-ins, as they were read."""
+    brand: Brand = DISPATCHD
+    """Names of the program that has read it."""
 
     def file_of(self, key: str) -> Path:
         """Return the file in which a key such as `cloud.url` is to be changed."""
@@ -150,9 +153,6 @@ class Config:
         ]
 
 
-_CREDENTIALS: Final = "/run/credentials/dispatchd.service"
-"""Folder in which systemd puts the credentials of our unit (systemd.exec(5)); for display outside of the service."""
-
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
@@ -160,10 +160,12 @@ _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation
 
 @frozen(kw_only=True)
 class Places:
-    """Folders of a daemon: its state and its control socket."""
+    """Folders of a daemon: its state, its control socket, and its credentials."""
 
     state_folder: Path
     control_folder: Path
+    credentials_folder: Path = Path("/run/credentials/dispatchd.service")
+    """Folder in which systemd puts the service's credentials (systemd.exec(5)); for display outside of the service."""
 
 
 def load(
@@ -173,25 +175,29 @@ def load(
     search_path: str,
     credentials_folder: str = "",
     elsewhere: bool = False,
+    document: Mapping[str, Json] | None = None,
 ) -> Config:
     """Read and check a configuration file and its drop-ins.
 
     Args:
-        path: The file.
+        path: The file; nothing of it is read if there is a `document`.
         defaults: Used where the file names none. The control folder defaults to a state folder that the file names.
         search_path: Folders in which programs without a slash are searched, in the form of PATH.
         credentials_folder: Folder in which systemd has put this service's credentials; empty for other processes,
             which can't read them.
         elsewhere: True if the configuration is for another machine: no file that it names, and no program, is looked for.
+        document: The tables of a configuration that is in no file.
 
     Raises:
         ConfigError: The file can't be used; carries every problem that could be found in one go.
     """
     path = path.absolute()
-    sources = Sources.read(path, toml_file.load)
-    document = sources.merged
-    content = _structured(sources, document)
-    reader = Reader(path.parent, search_path, content, own_tables(document))
+    if document is None:
+        sources = Sources.read(path, toml_file.load)
+    else:
+        sources = Sources({path: dict(document)})
+    content = _structured(sources, sources.merged)
+    reader = Reader(path.parent, search_path, content, own_tables(sources.merged))
     workflows = {
         name: reader.workflow(name, entry) for name, entry in content.workflows.items()
     }
@@ -199,7 +205,9 @@ def load(
     config = Config(
         file=path,
         cloud=content.cloud,
-        secret_file=_secret_file(path, content.cloud, credentials_folder),
+        secret_file=_secret_file(
+            path, content.cloud, credentials_folder or defaults.credentials_folder
+        ),
         checkout=content.checkout,
         license=content.license,
         state_folder=places.state_folder,
@@ -215,15 +223,7 @@ def load(
         warnings=tuple(renamed_keys(content)),
         sources=sources,
     )
-    problems = [
-        Problem(file=sources.file_of(key), key=key, expected=expected)
-        for key, expected in (
-            *_incomplete(config),
-            *(() if elsewhere else _unusable(config, credentials_folder)),
-        )
-    ]
-    if problems:
-        raise ConfigError(problems)
+    _require_usable(config, None if elsewhere else credentials_folder)
     return config
 
 
@@ -280,9 +280,11 @@ def _places(path: Path, state: str, control: str, defaults: Places) -> Places:
     )
 
 
-def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | None:
+def _secret_file(
+    path: Path, cloud: Cloud, credentials_folder: str | Path
+) -> Path | None:
     if cloud.secret_credential:
-        return Path(credentials_folder or _CREDENTIALS) / cloud.secret_credential
+        return Path(credentials_folder) / cloud.secret_credential
     return path.parent / cloud.secret_file if cloud.secret_file else None
 
 
@@ -315,6 +317,27 @@ def _structured(sources: Sources, document: dict[str, Json]) -> File:
     if problems:
         raise ConfigError(problems)
     return content
+
+
+def _require_usable(config: Config, credentials_folder: str | None) -> None:
+    """Return if credentials are there, and what this machine has to have; None for another machine.
+
+    Raises:
+        ConfigError: Something is missing.
+    """
+    problems = [
+        Problem(file=config.file_of(key), key=key, expected=expected)
+        for key, expected in (
+            *_incomplete(config),
+            *(
+                ()
+                if credentials_folder is None
+                else _unusable(config, credentials_folder)
+            ),
+        )
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _incomplete(config: Config) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,6 @@ from typing import Final
 
 import httpx
 
-from dispatchd import __version__
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.endpoint.caller import Caller, Clock
 from dispatchd.agent.endpoint.plain_client import PlainClient
@@ -70,7 +69,7 @@ async def open_caller(
         http = PlainClient(
             transport,
             httpx.URL(config.cloud.url),
-            {"User-Agent": f"dispatchd/{__version__}", **ACCEPT_IDENTITY},
+            {"User-Agent": config.brand.user_agent, **ACCEPT_IDENTITY},
         )
         yield Caller(http=http, settings=settings, clock=clock)
 

@@ -24,6 +24,7 @@ from dispatchd import __version__
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.trace import Span, spans_of
+from dispatchd.brand import DISPATCHD
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import NotReachable
@@ -58,6 +59,8 @@ class TraceExporter:
 
     url: str
     instance_id: Callable[[], str]
+    service: str = DISPATCHD.name
+    """Name of the program."""
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     proxy: str = field(default="", repr=False)
     random: random.Random
@@ -122,7 +125,7 @@ class TraceExporter:
             refusal: _Refusal | None = None
             with self.bugs.named("traces") as containment:
                 spans = [span for record in batch for span in spans_of(record)]
-                refusal = self._send(spans, self.instance_id())
+                refusal = self._send(spans, self.service, self.instance_id())
             if containment.bug:
                 # The next try would meet the bug again.
                 refusal = _Refusal(f"a bug: {containment.bug}", for_ever=True)
@@ -193,8 +196,8 @@ class _Refusal:
     for_ever: bool = False
 
 
-_Send = Callable[[Sequence[Span], str], _Refusal | None]
-"""Sends spans of this machine, with its id; blocks."""
+_Send = Callable[[Sequence[Span], str, str], _Refusal | None]
+"""Sends spans of a program on this machine, by its name and the machine's id; blocks."""
 
 
 class _FirstMessage(logging.Handler):
@@ -266,11 +269,11 @@ def _open(
         session=session,
     )
 
-    def send(spans: Sequence[Span], instance_id: str) -> _Refusal | None:
+    def send(spans: Sequence[Span], service: str, instance_id: str) -> _Refusal | None:
         statuses.clear()
         handler.text = ""
         try:
-            result = exporter.export(_readable(spans, instance_id))
+            result = exporter.export(_readable(spans, service, instance_id))
         except requests.RequestException as error:
             return _Refusal(str(error))  # of an older SDK
         if result is SpanExportResult.SUCCESS:
@@ -283,7 +286,7 @@ def _open(
     return send, exporter.shutdown
 
 
-def _readable(spans: Sequence[Span], instance_id: str) -> list[Any]:
+def _readable(spans: Sequence[Span], service: str, instance_id: str) -> list[Any]:
     """Return spans as the SDK's exporters take them: ReadableSpan, a type that is not imported before."""
     from opentelemetry import trace as api  # noqa: PLC0415  # as above
     from opentelemetry.sdk import resources  # noqa: PLC0415
@@ -293,7 +296,7 @@ def _readable(spans: Sequence[Span], instance_id: str) -> list[Any]:
     # Not Resource.create, which reads the identity from the environment.
     resource = resources.Resource(
         {
-            "service.name": "dispatchd",
+            "service.name": service,
             "service.version": __version__,
             "service.instance.id": instance_id,
         }

@@ -11,6 +11,7 @@ import click
 from dispatchd.agent.config.load import Config
 from dispatchd.cli.agent.as_owner import as_owner_of
 from dispatchd.cli.agent.views import passed_s
+from dispatchd.cli.brand import brand
 from dispatchd.cli.options import config_option, json_option, load_config, print_json
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.screen.hints import confirm, next_step, yes_option
@@ -83,7 +84,7 @@ def activate(config_file: Path | None, key_file: Path | None) -> None:
     tell_daemon(config)
     echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
     next_step(
-        "Check everything: dispatchd doctor. Start the daemon: dispatchd run, or systemctl start dispatchd."
+        f"Check everything: dispatchd doctor. Start the daemon: dispatchd run, or systemctl start {brand().name}."
     )
 
 

@@ -21,7 +21,7 @@ from dispatchd.cli.options import (
     print_json,
     raw_option,
 )
-from dispatchd.cli.terminal import LogFilter, echo
+from dispatchd.cli.terminal import LogFilter, complain
 from dispatchd.errors import UsageError
 from dispatchd.linux.file_holes import read_around_holes
 
@@ -85,7 +85,7 @@ def logs(
         if not follow or attempt or len(find_job(places, job_id).attempts) <= number:
             return
         number += 1
-        echo(f"dispatchd: attempt {number} of job {job_id}:", err=True)
+        complain(f"attempt {number} of job {job_id}:")
 
 
 def _run_folder(places: Places, record: TrackedJob) -> "RunFolder":

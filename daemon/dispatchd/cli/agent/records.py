@@ -8,7 +8,7 @@ from dispatchd.agent.control.calls import SOCKET
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.codec import from_document
-from dispatchd.cli.terminal import echo
+from dispatchd.cli.terminal import complain
 from dispatchd.errors import FolderUnusable, NotReachable, UsageError
 
 _TIMEOUT_S: Final = 5.0
@@ -78,7 +78,7 @@ def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
             # The error of the daemon's socket is the one that helps.
             raise error from None
         if socket.exists():
-            echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)
+            complain(f"{error}; reading {places.state_folder}")
         return records
     documents = answer.get("jobs") if isinstance(answer, dict) else None
     return [

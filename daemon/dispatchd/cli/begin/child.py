@@ -5,7 +5,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,10 +13,10 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from dispatchd.cli.brand import brand, program
 from dispatchd.errors import NotReachable
 from dispatchd.linux.kernel import end_with_parent
 
-_OWN: Final = (sys.executable, "-P", "-m", "dispatchd")
 _START_S: Final = 60.0
 """Longest wait until a child is ready (seconds)."""
 
@@ -54,7 +53,7 @@ class Child:
         with log.open("ab") as output:
             begins_at = output.tell()
             process = subprocess.Popen(  # noqa: S603  # this program
-                [*_OWN, *arguments],
+                [*program(), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -126,5 +125,5 @@ def until_one_ends(children: Sequence[Child]) -> None:
 def _last(log: Path, begins_at: int) -> str:
     """Return the last line of what a child has written."""
     lines = log.read_bytes()[begins_at:].decode(errors="replace").strip().splitlines()
-    said = lines[-1].removeprefix("dispatchd: ") if lines else "it says nothing"
+    said = lines[-1].removeprefix(f"{brand().name}: ") if lines else "it says nothing"
     return f"{said} (see {log})"

@@ -9,6 +9,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from dispatchd.cli.begin.join import join_hub
+from dispatchd.cli.brand import branded
 from dispatchd.cli.hub.client import HubClient
 from dispatchd.cli.service.stamp import write
 from dispatchd.cli.terminal import echo
@@ -87,7 +88,7 @@ class Installation:
             )
         if not self.machine_file.exists():
             write(self.script, _HELLO, mode=0o755)
-            write(self.machine_file, _CONFIG)
+            write(self.machine_file, branded(_CONFIG))
 
     def move_hub(self) -> bool:
         """Give the hub another port; False, and nothing changes, if its own is free: it didn't start for another reason."""

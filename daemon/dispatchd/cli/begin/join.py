@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dispatchd.agent.config.drop_ins import drop_in_folder
+from dispatchd.agent.config.usual import own_file
+from dispatchd.cli.brand import brand, branded
 from dispatchd.cli.options import config_option, config_path, load_config
 from dispatchd.cli.service.places import starter
 from dispatchd.cli.service.stamp import State, stamped, state_of, write
@@ -120,9 +122,7 @@ def _file(config_file: Path | None) -> Path:
     """Return the configuration file to join by: for a user without one, and without root, their own."""
     found = config_path(config_file)
     if config_file is None and os.geteuid() != 0 and not os.access(found, os.W_OK):
-        import platformdirs
-
-        found = platformdirs.user_config_path("dispatchd") / "config.toml"
+        found = own_file(brand())
     return found.absolute()
 
 
@@ -133,7 +133,7 @@ def _planned(file: Path, url: str, enrolment: EnrolmentKey) -> Mapping[Path, str
         UsageError: A person has edited the drop-in.
     """
     folder = drop_in_folder(file)
-    text = _TEXT.format(
+    text = branded(_TEXT).format(
         config=written_out(file.name),
         url=toml_text.quoted(url.rstrip("/")),
         ca_file=f'ca_file = "{folder.name}/{_CERTIFICATE}"\n'

@@ -12,6 +12,7 @@ import click
 
 from dispatchd.cli.begin.child import Child, until_one_ends
 from dispatchd.cli.begin.installation import Installation
+from dispatchd.cli.brand import brand
 from dispatchd.cli.signals import EndedBySignal, ended_by_signals
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import NotReachable, UsageError
@@ -21,7 +22,7 @@ from dispatchd.errors import NotReachable, UsageError
 @click.argument(
     "folder",
     metavar="[DIR]",
-    default="dispatchd-quickstart",
+    default=f"{brand().name}-quickstart",
     type=click.Path(path_type=Path, file_okay=False),
 )
 @click.option(

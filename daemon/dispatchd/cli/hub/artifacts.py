@@ -11,7 +11,7 @@ from dispatchd.cli.hub.lookup import job_id_of
 from dispatchd.cli.options import not_blank, print_json
 from dispatchd.cli.screen.hints import next_step, working, yes_option
 from dispatchd.cli.screen.table import Column, Kind
-from dispatchd.cli.terminal import echo
+from dispatchd.cli.terminal import complain, echo
 from dispatchd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def artifacts(
             empty="no artifacts; a workflow names them (artifacts = [...] in the machine's configuration)",
         )
         if any(artifact.from_fork for artifact in listed):
-            echo("dispatchd: the job ran code from a fork", err=True)
+            complain("the job ran code from a fork")
         if listed and not as_json:
             next_step(f"Download them: dispatchd hub artifacts {job} -o DIR")
         return
@@ -108,7 +108,7 @@ def _say_left_out(listed: "Sequence[Artifact]") -> None:
                 "waiting": "its machine has not sent it yet",
                 "missing": "the hub doesn't have it any more",
             }.get(artifact.state, artifact.state)
-            echo(f"dispatchd: no {artifact.path}: {reason}", err=True)
+            complain(f"no {artifact.path}: {reason}")
 
 
 def _download(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from dispatchd.cli.brand import brand
 from dispatchd.cli.options import json_option, print_json, read_text
 from dispatchd.cli.screen.table import Column, print_table
 from dispatchd.cli.terminal import echo
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _CLIENT_ERRORS: Final = range(400, 500)
 """Statuses that blame the client (RFC 9110, 15.5)."""
 
-_SERVICE: Final = Path("/var/lib/dispatchd-hub/hub.toml")
+_SERVICE: Final = Path(f"/var/lib/{brand().name}-hub/hub.toml")
 """Configuration file of the hub, as the unit in `systemd/` has it."""
 
 
@@ -41,13 +42,13 @@ config_option = click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    envvar="DISPATCHD_HUB_CONFIG",
+    envvar=brand().variable("HUB_CONFIG"),
     default=_config_file,
     help="The hub's configuration file.  [default: hub.toml here, else /var/lib/dispatchd-hub/hub.toml]",
 )
 _url_option = click.option(
     "--url",
-    envvar="DISPATCHD_HUB_URL",
+    envvar=brand().variable("HUB_URL"),
     help="The hub's address.  [default: where the configuration has it listen]",
 )
 _token_option = click.option(
@@ -80,7 +81,7 @@ class HubClient:
         from dispatchd.hub.config.load import load
 
         environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
-        token = environment.get("DISPATCHD_HUB_TOKEN", "")
+        token = environment.get(brand().variable("HUB_TOKEN"), "")
         settings = None if url and (token_file or token) else load(config_file)
         self.url = url or (settings.url if settings else "")
         github = settings.github if settings and not url else None
@@ -91,7 +92,7 @@ class HubClient:
         file = token_file or (settings.token_file if settings and not token else None)
         self._token = (token if file is None else read_text(file)).strip()
         if not self._token:
-            where = file or "DISPATCHD_HUB_TOKEN"
+            where = file or brand().variable("HUB_TOKEN")
             raise UsageError(cannot="use the token", reason=f"{where} has none")
         if not (self._token.isascii() and self._token.isprintable()):
             raise UsageError(

@@ -10,7 +10,7 @@ from dispatchd.cli.hub.client import HubClient, asks_hub
 from dispatchd.cli.hub.lookup import job_id_of
 from dispatchd.cli.hub.patience import patiently
 from dispatchd.cli.options import not_blank, print_json, raw_option
-from dispatchd.cli.terminal import LogFilter, echo
+from dispatchd.cli.terminal import LogFilter, complain
 from dispatchd.network.request_target import in_path
 from dispatchd.redaction.escapes import coloured
 
@@ -74,7 +74,7 @@ def _print(job: str, pieces: "Iterable[LogPiece]", *, raw: bool) -> bool:
         if printed and piece.attempt != printed:
             click.echo(safe.feed(b"", last=True), nl=False)
             safe = LogFilter()
-            echo(f"dispatchd: attempt {piece.attempt} of job {job}:", err=True)
+            complain(f"attempt {piece.attempt} of job {job}:")
         printed = piece.attempt
         click.echo(piece.data if raw else safe.feed(piece.data), nl=False)
     click.echo(safe.feed(b"", last=True), nl=False)
@@ -96,6 +96,6 @@ def _print_tail(document: Mapping[str, Any]) -> None:
     if output:
         click.echo(coloured(output))
     elif document["ended"]:
-        echo("dispatchd: its machine has sent no log", err=True)
+        complain("its machine has sent no log")
     else:
-        echo("dispatchd: no log has come yet; follow it with -f", err=True)
+        complain("no log has come yet; follow it with -f")

@@ -31,7 +31,7 @@ from dispatchd.cli.screen.colour import is_coloured
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.screen.hints import working
 from dispatchd.cli.screen.table import print_pairs
-from dispatchd.cli.terminal import echo
+from dispatchd.cli.terminal import complain, echo
 
 if TYPE_CHECKING:
     from dispatchd.hub.config.load import Settings
@@ -110,7 +110,7 @@ def init(
         return
     print_pairs(document)
     config = shlex.quote(str(made.settings.file))
-    click.echo(
+    echo(
         f"\nNext: dispatchd hub serve --config {config}\n"
         f"      dispatchd hub machine add NAME --config {config}"
     )
@@ -224,7 +224,7 @@ def backup(
         written = write(database, file, folders)
     _say_rows(file, written.rows, as_json=as_json)
     for problem in written.left_out:
-        echo(f"dispatchd: {file} lacks {problem}", err=True)
+        complain(f"{file} lacks {problem}")
     if written.left_out:
         sys.exit(os.EX_IOERR)
 
@@ -261,7 +261,7 @@ def restore(
         prepare(database, SinceBackup(events or "look"), file=file, now=now)
     _say_rows(file, rows, as_json=as_json)
     if events is None and not as_json:
-        click.echo(
+        echo(
             "Dispatch is paused. Start the hub, look at `dispatchd hub jobs --state queued`, "
             "cancel what isn't to run again, then run: dispatchd hub resume"
         )

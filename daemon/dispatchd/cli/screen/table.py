@@ -11,6 +11,7 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.cli.brand import branded
 from dispatchd.cli.screen.colour import is_terminal, painted, show
 from dispatchd.cli.screen.names import short_ids
 from dispatchd.redaction.escapes import written_out
@@ -82,7 +83,7 @@ def table_lines(
             for column, cells in zip(columns, shown, strict=True)
         ]
     grid = [
-        [column.title, *map(written_out, cells)]
+        [column.title, *(branded(written_out(cell)) for cell in cells)]
         for column, cells in zip(columns, shown, strict=True)
     ]
     widths = [max(map(cells_of, cells)) for cells in grid]
@@ -107,7 +108,7 @@ def print_pairs(
     for name, value in pairs.items():
         if not value:
             continue
-        lines = wrapped(written_out(value), label + len(_GAP))
+        lines = wrapped(branded(written_out(value)), label + len(_GAP))
         if state := states.get(name):
             lines[0] = lines[0].replace(state, painted(state, state), 1)
         for number, line in enumerate(lines):

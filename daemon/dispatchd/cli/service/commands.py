@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from dispatchd.cli.brand import brand
 from dispatchd.cli.options import load_config
 from dispatchd.cli.service.places import Service, service_of
 from dispatchd.cli.service.stamp import State, is_untouched, stamped, state_of, write
@@ -179,7 +180,7 @@ def _next(that: Service, *, now: bool) -> str:
     path = that.inside(that.config)
     config, folder = shlex.quote(str(path)), shlex.quote(str(path.parent))
     if that.is_hub:
-        sudo = "" if that.is_user else "sudo -u dispatchd-hub "
+        sudo = "" if that.is_user else f"sudo -u {brand().name}-hub "
         option = f" --config {config}" if that.is_user else ""
         lines = [
             *([] if now else [f"  {sudo}dispatchd hub init {folder}"]),
@@ -214,13 +215,13 @@ def _asked(owned: list[Path]) -> bool:
 
 def _is_last(that: Service) -> bool:
     """Return whether no other instance uses the unit's file."""
-    wants = that.unit_folder.glob("*.wants/dispatchd@*.service")
+    wants = that.unit_folder.glob(f"*.wants/{brand().name}@*.service")
     return not (that.name and any(link.name != that.unit for link in wants))
 
 
 def _others(that: Service) -> list[Path]:
     """Return the units of other services of ours, which need the shared files."""
-    units = (f"dispatchd{kind}.service" for kind in ("", "@", "-hub"))
+    units = (f"{brand().name}{kind}.service" for kind in ("", "@", "-hub"))
     own = that.unit_file if _is_last(that) else ""
     return [
         file
@@ -272,15 +273,15 @@ def _program(*, is_user: bool) -> str:
         UsageError: There is none, or a unit of the system couldn't see it.
     """
     called = Path(sys.argv[0]).absolute()
-    beside = Path(sys.executable).with_name("dispatchd")
-    found = called if called.name == "dispatchd" else beside
+    beside = Path(sys.executable).with_name(brand().name)
+    found = called if called.name == brand().name else beside
     if not os.access(found, os.X_OK) or found.is_dir():
         raise UsageError(cannot="find the program", reason="name it with --program")
     for path in (found, found.resolve(), Path(sys.base_prefix).resolve()):
         if not is_user and any(path.is_relative_to(hidden) for hidden in _HIDDEN):
             reason = (
-                f"{path} is in a folder that the unit hides from it; install dispatchd elsewhere, such as in "
-                "/opt/dispatchd, or name the program with --program, or say --user"
+                f"{path} is in a folder that the unit hides from it; install {brand().name} elsewhere, such as in "
+                f"/opt/{brand().name}, or name the program with --program, or say --user"
             )
             raise UsageError(cannot="make a service of this program", reason=reason)
     return str(found)

@@ -8,6 +8,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.agent.config.drop_ins import drop_in_folder
+from dispatchd.cli.brand import brand, branded
 from dispatchd.cli.service.shipped import drop_ins, shipped
 from dispatchd.errors import UsageError
 from dispatchd.protocol import toml_text
@@ -55,8 +56,8 @@ class Service:
     def unit_file(self) -> str:
         """Name of the unit's file: for an instance that of the template."""
         if self.is_hub:
-            return "dispatchd-hub.service"
-        return "dispatchd@.service" if self.name else "dispatchd.service"
+            return f"{brand().name}-hub.service"
+        return f"{brand().name}{'@' if self.name else ''}.service"
 
     @property
     def unit_folder(self) -> Path:
@@ -70,18 +71,18 @@ class Service:
         if self.is_hub:
             return self._state / "hub.toml"
         return self._below(
-            self.config_home / "dispatchd" / f"{self.name or 'config'}.toml"
+            self.config_home / brand().name / f"{self.name or 'config'}.toml"
         )
 
     @property
     def examples(self) -> Path:
         """Folder of the examples."""
-        return self._below(self.config_home / "dispatchd" / "examples")
+        return self._below(self.config_home / brand().name / "examples")
 
     @property
     def _state(self) -> Path:
         name = "hub" if self.is_hub else self.name
-        folder = f"dispatchd-{name}" if name else "dispatchd"
+        folder = f"{brand().name}-{name}" if name else brand().name
         return self._below(self.state_home / folder)
 
     def owned(self) -> list[Path]:
@@ -102,8 +103,10 @@ class Service:
         if _PLAIN_PATH.fullmatch(program) is None:
             reason = f"{program!r} must be an absolute path of letters, digits and . _ - + @ /"
             raise UsageError(cannot="write the unit", reason=reason)
-        unit = f"user/{self.unit_file}" if self.is_user else self.unit_file
-        text = shipped(unit).replace(_PROGRAM, program)
+        kind = self.unit_file.removeprefix(brand().name)
+        unit = f"{'user/' if self.is_user else ''}dispatchd{kind}"
+        parts = shipped(unit).split(_PROGRAM)
+        text = program.join(map(brand().file_text, parts))
         yield self.unit_folder / self.unit_file, text
         yield from self.shared()
 
@@ -111,12 +114,17 @@ class Service:
         """Yield the files that all services of this machine, or of this user, have in common."""
         if not self.is_user:
             for folder in ("sysusers.d", "tmpfiles.d"):
-                name = f"{folder}/dispatchd.conf"
-                yield self._below(self.config_home / name), shipped(name)
+                name, text = f"{folder}/dispatchd.conf", brand().file_text
+                file = self.config_home / text(name)
+                yield self._below(file), text(shipped(name))
             for name in drop_ins():
-                yield self.examples / name, shipped(name)
+                yield self._example(name)
         for name in ("config.example.toml", "alerts.yml"):
-            yield self.examples / name, shipped(name)
+            yield self._example(name)
+
+    def _example(self, name: str) -> tuple[Path, str]:
+        text = brand().file_text
+        return self.examples / text(name), text(shipped(name))
 
     def starter(self) -> str:
         """Return a first configuration of a daemon."""
@@ -137,7 +145,7 @@ class Service:
 def starter(config: Path, store: Path | None = None) -> str:
     """Return a first configuration of a daemon, with a state folder if the usual one isn't its."""
     folder = "" if store is None else toml_text.quoted(str(store))
-    return _STARTER.format(
+    return branded(_STARTER).format(
         drop_ins=written_out(drop_in_folder(config).name),
         store=folder and f"\n[store]\nfolder = {folder}\n",
     )

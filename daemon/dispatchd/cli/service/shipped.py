@@ -20,7 +20,7 @@ _ELSEWHERE: Final = {
 
 
 def shipped(name: str) -> str:
-    """Return the text of a file, named as in `systemd/`."""
+    """Return the text of a file, named as in `systemd/`, under no brand."""
     packaged = _packaged()
     if packaged is not None:
         return packaged.joinpath(*name.split("/")).read_text(encoding="utf-8")

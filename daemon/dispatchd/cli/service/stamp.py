@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from dispatchd import __version__
+from dispatchd.cli.brand import brand
 from dispatchd.errors import UsageError
 
-_STAMP: Final = re.compile(r"# dispatchd \S+ wrote this; sha256 ([0-9a-f]{64})\..*\n")
+_STAMP: Final = re.compile(r"# [a-z0-9-]+ \S+ wrote this; sha256 ([0-9a-f]{64})\..*\n")
 
 
 class State(StrEnum):
@@ -28,7 +29,7 @@ class State(StrEnum):
 
 def stamped(text: str) -> str:
     """Return a text with the line that tells an edited file from an untouched one."""
-    return f"# dispatchd {__version__} wrote this; sha256 {_hash(text)}. An edited file is left alone.\n{text}"
+    return f"# {brand().name} {__version__} wrote this; sha256 {_hash(text)}. An edited file is left alone.\n{text}"
 
 
 def state_of(file: Path, text: str) -> State:

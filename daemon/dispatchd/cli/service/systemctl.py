@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from dispatchd.cli.brand import brand
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import NotReachable
 
@@ -34,15 +35,16 @@ class Systemd:
         """
         is_called = not (is_elsewhere or is_dry_run)
         if is_called and not (_BOOTED.is_dir() and shutil.which("systemctl")):
-            reason = "systemd doesn't run this machine; use --root for an image, or run dispatchd as it is"
+            reason = f"systemd doesn't run this machine; use --root for an image, or run {brand().name} as it is"
             raise NotReachable(cannot="change services", reason=reason)
         return cls(is_user=is_user, is_called=is_called, is_said=not is_elsewhere)
 
     def settle(self) -> None:
         """Make users and folders, and have systemd read its units again."""
         if not self.is_user:
-            self._run("systemd-sysusers", "dispatchd.conf")
-            self._run("systemd-tmpfiles", "--create", "dispatchd.conf")
+            conf = f"{brand().name}.conf"
+            self._run("systemd-sysusers", conf)
+            self._run("systemd-tmpfiles", "--create", conf)
         self.reload()
 
     def reload(self) -> None:

@@ -13,6 +13,7 @@ from dispatchd.cli.findings import conclude, gather
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.github.settings import github_settings
 from dispatchd.cli.options import json_option, print_json
+from dispatchd.cli.terminal import echo
 from dispatchd.errors import FolderUnusable, UsageError
 from dispatchd.protocol.finding import Finding, Level
 from dispatchd.protocol.job import Json
@@ -114,7 +115,7 @@ def _say_steps(config_file: Path, url: str, redirect: str, page: Path | None) ->
         if page
         else "Post it as the form field `manifest` (--html FILE writes a page that does)"
     )
-    click.echo(
+    echo(
         f"\n1. {how}: {url}\n"
         f'2. Press "Create GitHub App". The browser is sent to {redirect}?code=..., where nobody has to answer.\n'
         f"3. Within an hour: dispatchd hub github setup --config {shlex.quote(str(config_file))} --code 'THAT ADDRESS'"
@@ -177,7 +178,7 @@ def _say_registered(app: "Registered", *, as_json: bool) -> None:
         click.echo("[login.github]")
         for key, value in login.items():
             click.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}")
-    click.echo(
+    echo(
         f"\nNext: install it: {install}\n"
         "      restart the hub, then: dispatchd hub github check"
     )
