@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dispatchd.cli.brand import brand
 from dispatchd.cli.options import print_json
 from dispatchd.cli.screen.colour import is_terminal
 from dispatchd.cli.signals import EndedBySignal, ended_by_signals
@@ -38,7 +39,7 @@ def demo(*, as_json: bool, keep: bool) -> None:
     from dispatchd.cli.hub.database import require_extra
 
     require_extra()
-    folder = Path(tempfile.mkdtemp(prefix="dispatchd-demo-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{brand().name}-demo-"))
     all_well = False
     try:
         with ended_by_signals(), ExitStack() as closing:
