@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,29 +32,36 @@ STORY = [
 ]
 
 
-def demo(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    """Begin a demo; what it prints, and its folder in `place`, are in a folder."""
+@contextmanager
+def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a demo for the length of a block; what it prints, and its folder in `place`, are in a folder."""
     (folder / "place").mkdir()
     with (folder / "said").open("w") as said, (folder / "errors").open("w") as errors:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "dispatchd", "demo", *options],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=errors,
             env={**os.environ, "TMPDIR": str(folder / "place")},
         )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def test_it_tells_what_is_promised_and_stays_if_it_is_told_to(
     tmp_path: Path,
 ) -> None:
-    process, said = demo(tmp_path, "--keep"), tmp_path / "said"
-    await until(
-        lambda: STORY[-1] in said.read_text() or process.poll() is not None, 180
-    )
-    (folder,) = (tmp_path / "place").iterdir()
-    process.send_signal(signal.SIGINT)
-    process.wait(120)
+    said = tmp_path / "said"
+    with demo(tmp_path, "--keep") as process:
+        await until(
+            lambda: STORY[-1] in said.read_text() or process.poll() is not None, 180
+        )
+        (folder,) = (tmp_path / "place").iterdir()
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
     places = [said.read_text().find(line) for line in STORY]
 
     errors = (tmp_path / "errors").read_text()
@@ -65,9 +74,11 @@ async def test_it_tells_what_is_promised_and_stays_if_it_is_told_to(
 
 @pytest.mark.host
 def test_programs_get_the_outcomes_and_nothing_is_left(tmp_path: Path) -> None:
-    code = demo(tmp_path, "--json").wait(180)
+    with demo(tmp_path, "--json") as process:
+        process.wait(180)
 
-    assert (code, (tmp_path / "errors").read_text()) == (0, "")
+    errors = (tmp_path / "errors").read_text()
+    assert (process.returncode, errors) == (0, "")
     jobs = json.loads((tmp_path / "said").read_text())
     assert {job["job"]: job["outcome"] for job in jobs} == ENDS
     assert list((tmp_path / "place").iterdir()) == []
