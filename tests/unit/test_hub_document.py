@@ -64,6 +64,16 @@ def test_json_has_one_kind_of_numbers(value: Json, number: int) -> None:
             True,
         ),
         ({"repository_id": 0, "repository_name": None}, {}, True),
+        (
+            {"repository_id": 1, "repository_name": "a/b", "binding_id": "rule"},
+            {"repository_name": "a/b", "binding_id": "gitea"},
+            False,
+        ),
+        (
+            {"repository_name": "a/b"},
+            {"repository_name": "a/b", "binding_id": "gitea"},
+            True,
+        ),
     ],
 )
 def test_a_repository_is_its_id_and_else_its_name(

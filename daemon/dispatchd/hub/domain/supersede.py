@@ -37,10 +37,14 @@ def may_supersede(document: JobDocument) -> bool:
 def is_same_repository(one: JobDocument, other: JobDocument) -> bool:
     """Return whether two jobs are of one repository: that is its id, and its name where one of them has no id.
 
-    A repository may be renamed or transferred, and another one be made under its old name.
+    A repository may be renamed or transferred, and another one be made under its old name. One at GitHub is never that
+    of a webhook, whose sender may have one of the same name.
     """
     if one.repository_id and other.repository_id:
         return one.repository_id == other.repository_id
+    at_github = bool(one.repository_id or other.repository_id)
+    if at_github and (one.is_of_a_webhook or other.is_of_a_webhook):
+        return False
     return one.repository == other.repository
 
 
