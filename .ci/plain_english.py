@@ -53,7 +53,7 @@ def _relative_openings() -> Iterator[str]:
 
 
 def _banned() -> Iterator[str]:
-    pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("systemd/*.md"))
+    pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("systemd/*.md"))
     code = (ROOT / "daemon").rglob("*.py")
     for path in sorted((*pages, ROOT / "contracts" / "README.md", *code)):
         for number, line in enumerate(path.read_text().splitlines(), 1):

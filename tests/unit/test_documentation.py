@@ -1,0 +1,75 @@
+"""The documentation is whole: each link leads somewhere, and each command line in it is one of the program."""
+
+import re
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from support.documentation import (
+    PAGES,
+    ROOT,
+    anchors,
+    command_lines,
+    faults,
+    links,
+)
+
+
+def leads_nowhere(page: str, link: str) -> bool:
+    url = urlsplit(link)
+    if url.scheme or url.netloc:
+        return False
+    target = (ROOT / page).parent / unquote(url.path) if url.path else ROOT / page
+    if not target.exists():
+        return True
+    name = target.resolve().relative_to(ROOT).as_posix()
+    return bool(url.fragment) and unquote(url.fragment) not in anchors(name)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    assert [link for link in links(page) if leads_nowhere(page, link)] == []
+
+
+def test_every_page_that_the_program_names_is_there() -> None:
+    files = [
+        *(ROOT / "daemon").rglob("*.py"),
+        *(ROOT / "contracts").glob("**/*.json"),
+        *(ROOT / "systemd").rglob("*.conf"),
+        *(ROOT / "docs" / "monitoring").iterdir(),
+        ROOT / "config.example.toml",
+    ]
+    named = {
+        name
+        for file in files
+        for name in re.findall(r"\bdocs/[\w/-]+\.\w+", file.read_text("utf-8"))
+    }
+
+    assert "docs/security.md" in named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+OF_TODAY = [page for page in PAGES if page not in {"CHANGELOG.md", "docs/cli.md"}]
+"""Pages with command lines to type: neither those of earlier releases, nor the form of each command."""
+
+
+@pytest.mark.parametrize("page", OF_TODAY)
+def test_every_command_line_is_one_of_the_program(page: str) -> None:
+    assert [each for line in command_lines(page) for each in faults(line)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jobs --no-such-option",
+        "no-such-command",
+        "hub machine remove build-1",
+        "hub show JOB | no-such-command JOB",
+        "hub resolve JOB --retry | --no-such-option",
+        "hub jobs --state",
+        "show JOB OTHER",
+        "hub init new && dispatchd hub no-such-command FILE",
+    ],
+)
+def test_a_command_line_that_does_not_exist_is_found(line: str) -> None:
+    assert [each.line for each in faults(line)] == [line]
