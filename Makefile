@@ -80,6 +80,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python -c "from dispatchd.hub.domain.transitions import diagram; print(diagram(), end='')" >docs/hub-states.mmd
 	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/reference.py
 
 ## pictures: take pictures of each state of the hub's page, wide and narrow, light and dark, into pictures/ (needs a browser)
 pictures: $(VENV)/.dev

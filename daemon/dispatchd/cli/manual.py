@@ -49,30 +49,50 @@ _FILES: Final = (
     ),
 )
 
-_EXITS: Final = (
+EXITS: Final = (
     ("0", "It is done."),
     (
         "1",
-        "status: something is wrong. doctor: the worst is a warning. demo: a job did not end as expected. hub watch, hub run --watch: the job has failed.",
+        "status: something is wrong. doctor, hub github check: the worst is a warning. demo: a job did not end as expected. replay, hub logs --follow: the job has not succeeded. hub watch, hub run --watch: the job has failed. hub artifacts: the hub doesn't have all of them. license inspect: the license isn't valid. conformance, engine check: a rule is broken, or the level is not reached.",
     ),
-    ("2", "doctor: something has failed. hub watch: the job has partially succeeded."),
-    ("3", "hub watch: the job was aborted or superseded."),
-    ("4", "hub watch: the job was rejected or ignored, and never ran."),
+    (
+        "2",
+        "doctor, hub github check: something has failed. hub watch, hub run --watch: the job has partially succeeded. conformance: the trial ended early.",
+    ),
+    ("3", "hub watch, hub run --watch: the job was aborted or superseded."),
+    (
+        "4",
+        "hub watch, hub run --watch: the job was rejected or ignored, and never ran.",
+    ),
     ("64", "The command line asks for what doesn't exist or can't be (EX_USAGE)."),
+    ("66", "The current folder has been deleted (EX_NOINPUT)."),
     (
         "69",
-        "No daemon answers, another one runs on the state folder, or something that is needed isn't there now (EX_UNAVAILABLE).",
+        "No daemon or hub answers, another daemon runs on the state folder, or something that is needed isn't there now (EX_UNAVAILABLE).",
+    ),
+    (
+        "70",
+        "The first process of a container could not become its init (EX_SOFTWARE).",
     ),
     ("73", "A file or folder can't be created (EX_CANTCREAT)."),
+    (
+        "74",
+        "A file can't be read or written, stdout among them. hub backup: something is left out of the backup, and named. service uninstall: something could not be deleted, and is named (EX_IOERR).",
+    ),
     ("77", "This user lacks a permission (EX_NOPERM)."),
     (
         "78",
-        "The configuration can't be used, or a newer release wrote the store (EX_CONFIG).",
+        "The configuration can't be used, this machine lacks what is needed, or a newer release wrote the store (EX_CONFIG).",
     ),
-    ("130", "It was interrupted (128 + SIGINT), or a question was answered with no."),
+    (
+        "130",
+        "It was interrupted (128 + SIGINT), or a question was answered with no.",
+    ),
+    ("143", "engine check: SIGTERM has ended it (128 + SIGTERM)."),
 )
+"""Exit codes of all commands, each with its meaning."""
 
-_ENVIRONMENT: Final = (
+ENVIRONMENT: Final = (
     ("DISPATCHD_CONFIG", "The configuration file, where --config isn't given."),
     ("DISPATCHD_LICENSE", "A license token; it goes before every other license."),
     ("DISPATCHD_LICENSE_KEY", "A license key, which the daemon activates."),
@@ -90,6 +110,7 @@ _ENVIRONMENT: Final = (
     ),
     ("PATH", "Where the programs of workflows are looked for."),
 )  # fmt: skip
+"""Environment variables that commands and daemon read, each with its meaning."""
 
 _SEE_ALSO: Final = "systemctl(1), journalctl(1), systemd.exec(5), sysexits.h(3head)"
 
@@ -117,9 +138,9 @@ def page(root: click.Group, version: str) -> str:
         *_section("FILES"),
         *_items(_FILES, font="I"),
         *_section("EXIT STATUS"),
-        *_items(_EXITS, font="B"),
+        *_items(EXITS, font="B"),
         *_section("ENVIRONMENT"),
-        *_items(_ENVIRONMENT, font="B"),
+        *_items(ENVIRONMENT, font="B"),
         *_section("SEE ALSO"),
         _text(_SEE_ALSO),
     ]
