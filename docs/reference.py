@@ -107,7 +107,7 @@ def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:
     for paragraph in re.split(r"\n\s*\n", shown.strip()):
         yield _escaped(" ".join(paragraph.split()))
     rows = [
-        f"| `{record[0]}` | {_escaped(' '.join(record[1].split()))} |"
+        f"| {_code(record[0])} | {_escaped(' '.join(record[1].split()))} |"
         for option in command.get_params(ctx)
         if isinstance(option, click.Option) and not option.hidden
         if "--help" not in option.opts
@@ -201,6 +201,13 @@ def _restart_keys() -> frozenset[str]:
         for key in attrs.fields(table.type)
         if key.metadata == RESTART
     )
+
+
+def _code(text: str) -> str:
+    """Return a text as code in a cell, where a pipe between backquotes would end the cell."""
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{text.replace('|', '&#124;')}</code>"
 
 
 def _escaped(text: str) -> str:

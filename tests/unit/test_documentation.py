@@ -73,3 +73,30 @@ def test_every_command_line_is_one_of_the_program(page: str) -> None:
 )
 def test_a_command_line_that_does_not_exist_is_found(line: str) -> None:
     assert [each.line for each in faults(line)] == [line]
+
+
+def test_the_site_has_every_page_and_what_it_leads_to() -> None:
+    of_site = re.findall(
+        r"^SITE := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    kept = [ROOT / name for name in of_site[0].replace("\\\n", " ").split()]
+    targets = {
+        ((ROOT / page).parent / unquote(urlsplit(link).path)).resolve()
+        for page in PAGES
+        for link in links(page)
+        if urlsplit(link).path and not urlsplit(link).scheme
+    }
+
+    needed = {*targets, *(ROOT / page for page in PAGES)}
+    lost = [
+        str(each.relative_to(ROOT))
+        for each in needed
+        if not any(each.is_relative_to(name) for name in kept)
+    ]
+    assert lost == []
+
+
+def test_the_menu_of_the_site_has_every_page_once() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+
+    assert sorted(re.findall(r": (\S+\.md)$", menu, re.MULTILINE)) == PAGES
