@@ -91,9 +91,9 @@ class Fault:
 
 def faults(line: str) -> Iterator[Fault]:
     """Yield what the program would refuse of a text that calls it; `a | b` may name siblings and alternatives."""
-    for number, part in enumerate(re.split(r"&&|;", line.replace("|", " | "))):
+    for number, part in enumerate(re.split(r"&&|\|\||;", line)):
         before: tuple[click.Context, ...] = ()
-        for call in part.split(" | "):
+        for call in part.split("|"):
             if call.split()[:1] and call.split()[0] in FILTERS:
                 break
             text = re.sub(r"[<>].*|\)$|\$\(.*", "", call).strip()

@@ -58,6 +58,15 @@ def test_every_command_line_is_one_of_the_program(page: str) -> None:
     assert [each for line in command_lines(page) for each in faults(line)] == []
 
 
+def test_every_command_line_of_the_playbook_is_one_of_the_program() -> None:
+    playbook = (ROOT / "examples" / "ansible" / "machines.yml").read_text("utf-8")
+    calls = re.findall(r"{{ dispatchd_program }} ([^\n\"]*)", playbook)
+
+    assert len(calls) == 3
+    lines = [re.sub(r"{{.*?}}", "SOME", call) for call in calls]
+    assert [each for line in lines for each in faults(line)] == []
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -80,9 +80,16 @@ NO_VARIABLES = re.compile(
 
 BY_LIBRARIES = {
     *("XDG_STATE_HOME", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "OTEL_*"),
-    *("PGPASSFILE", "PEX_ROOT", "GIT_CONFIG_*", "DISPATCHD_GIVEN_*", "DISPATCHD_CLEAN"),
+    *(
+        "FORWARDED_ALLOW_IPS",
+        "PGPASSFILE",
+        "PEX_ROOT",
+        "GIT_CONFIG_*",
+        "DISPATCHD_GIVEN_*",
+        "DISPATCHD_CLEAN",
+    ),
 }
-"""Variables that a library reads, or whose names are made: by platformdirs, OpenTelemetry, libpq, pex, and for git."""
+"""Variables that a library reads, or whose names are made: by platformdirs, OpenTelemetry, uvicorn, libpq, pex, and for git."""
 
 
 def looked_up(node: ast.AST) -> tuple[ast.expr, ast.expr] | None:

@@ -1,0 +1,135 @@
+"""The tutorials, done as their readers do them: each command in its order, and each line that one is to see."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer
+
+import pytest
+from attrs import define, evolve
+
+from support.github import app_key
+from support.github_app import CODE, github_app
+from support.tutorial import Step, missing, steps
+
+pytestmark = pytest.mark.timeout(600)
+
+PATIENCE_S = 90.0
+"""Longest wait for what a command prints (seconds)."""
+
+
+@define
+class Terminal:
+    """A shell that reads commands, with what it prints."""
+
+    process: subprocess.Popen[str]
+
+    def types(self, commands: str, until: str = "") -> str:
+        """Type commands, and return what they print: to their end, or to the line that begins so."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        end = until or "the end of these commands"
+        # Programs that read stdin get none of what is typed next.
+        last = "" if until else f"echo {end}\n"
+        self.process.stdin.write(f"{{\n{commands}}} </dev/null\n{last}")
+        self.process.stdin.flush()
+        late = Timer(PATIENCE_S, self.process.kill)
+        late.start()
+        lines: list[str] = []
+        try:
+            for line in self.process.stdout:
+                if line.startswith(end):
+                    return "".join([*lines, line])
+                lines.append(line)
+        finally:
+            late.cancel()
+        raise AssertionError((commands, "".join(lines)))
+
+
+@define
+class Reader:
+    """Somebody with a folder of their own, and terminals."""
+
+    home: Path
+
+    @contextmanager
+    def terminal(self) -> Iterator[Terminal]:
+        path = f"{Path(sys.executable).parent}:{os.defpath}"
+        process = subprocess.Popen(
+            ["/bin/bash", "-eu"],
+            cwd=self.home,
+            env={"PATH": path, "HOME": str(self.home)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+        with process:
+            try:
+                yield Terminal(process)
+            finally:
+                # As Ctrl-C and the end of the session.
+                os.killpg(process.pid, signal.SIGINT)
+                assert process.stdin is not None
+                process.stdin.close()
+                late = Timer(PATIENCE_S, process.kill)
+                late.start()
+                process.wait()
+                late.cancel()
+
+    def sees(self, terminal: Terminal, step: Step, until: str = "") -> None:
+        """Do a step, and check that all that the page shows is there."""
+        output = terminal.types(step.commands, until)
+        assert missing(step, output, self.home) == [], output
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    return Reader(tmp_path)
+
+
+def test_the_first_job(reader: Reader) -> None:
+    version, start, *others = steps("docs/tutorials/first-job.md")
+
+    with reader.terminal() as first, reader.terminal() as second:
+        reader.sees(first, version)
+        reader.sees(first, start, until="Ctrl-C ends both")
+        for step in others:
+            reader.sees(second, step)
+
+    assert len(others) == 8
+
+
+def test_the_first_check(reader: Reader) -> None:
+    quickstart = "dispatchd quickstart ci\n"
+    shown = [*steps("docs/tutorials/first-check.md")]
+    again = [step.commands for step in shown].index(quickstart)
+
+    with github_app(app_key()) as github, reader.terminal() as second:
+
+        def of_here(step: Step) -> Step:
+            # Where GitHub is, and what it has sent the browser with.
+            told = step.commands.replace("code=CODE", f"code={CODE}")
+            own = f'[github]\napi_url = "{github.url}"\n'
+            lines = tuple(
+                line.replace("https://github.com/settings", f"{github.url}/settings")
+                for line in step.shown
+            )
+            commands = told.replace("\n[github]\n", f"\n{own}")
+            return evolve(step, commands=commands, shown=lines)
+
+        with reader.terminal() as first:
+            first.types(quickstart, until="Ctrl-C ends both")
+            for step in shown[:again]:
+                reader.sees(second, of_here(step))
+        with reader.terminal() as first:
+            reader.sees(first, shown[again], until="Ctrl-C ends both")
+            for step in shown[again + 1 :]:
+                reader.sees(second, of_here(step))
+
+    assert len(shown) == 8
