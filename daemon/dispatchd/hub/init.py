@@ -53,7 +53,7 @@ license_id = {license_id}
 # job_mib = 1024                   # how large all artifacts of one job may be together; 0 keeps none
 # file_mib = 512                   # how large one of them may be
 
-# People log in with GitHub, beside access tokens (docs/hub.md, people; docs/github.md).
+# People log in with GitHub, beside access tokens (docs/login.md).
 # [login.github]
 # client_id = "Iv1.8a61f9b3a7aba766"        # this and the file come from `dispatchd hub github setup`
 # client_secret_file = "github-client-secret"
