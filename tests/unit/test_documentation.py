@@ -60,7 +60,7 @@ def test_every_command_line_is_one_of_the_program(page: str) -> None:
 
 def test_every_command_line_of_the_playbook_is_one_of_the_program() -> None:
     playbook = (ROOT / "examples" / "ansible" / "machines.yml").read_text("utf-8")
-    calls = re.findall(r"{{ dispatchd_program }} ([^\n\"]*)", playbook)
+    calls = re.findall(r"{{ dispatchd_(?:hub_)?program }} ([^\n\"]*)", playbook)
 
     assert len(calls) == 3
     lines = [re.sub(r"{{.*?}}", "SOME", call) for call in calls]
