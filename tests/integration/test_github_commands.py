@@ -127,9 +127,11 @@ async def test_a_cancel_ends_what_runs_and_waits_for_its_pull_request(
         [cancel] = await here.decided(await here.say("/cancel", "d-9"))
 
         assert (cancel["state"], cancel["command"]) == ("succeeded", "cancel")
+        changes = {each.path for each in here.changes()}
         named = cancel["result_summary"].removeprefix("Cancelled 2 jobs: ")
         ended = set(named.removesuffix(".").split(", "))
         assert len(ended) == 2
+        assert changes == {f"/jobs/{job_id}/cancel" for job_id in ended}
         assert running.job["id"] in ended
         assert (await running.beat()).json()["cancel_requested"] is True
         await running.finish("aborted", "Cancelled.")
@@ -306,6 +308,9 @@ async def test_checks_are_run_again_and_cancelled_by_their_buttons(
         await held.finish("aborted", "Cancelled.")
         over = await here.press(tests, "cancel")
         assert "has ended as aborted already" in over.json()["reason"]
+        assert [(each.path, each.who) for each in here.changes()] == [
+            (f"/jobs/{job_id}/cancel", "octocat (github)") for job_id in (tests, lint)
+        ]
 
         [again] = (await here.press(tests, "")).json()["jobs"]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dispatchd.hub.web.acts import act
 from support.github_api import Fault
 from support.github_events import pull_request
 from support.github_hub import deliveries, jobs
@@ -74,6 +75,9 @@ async def test_an_end_may_be_in_the_past_tense(
         await here.decided(await here.say(words))
 
         assert (await told(held))["as"] == choice
+        [change] = here.changes()
+        assert act(change) == f"Decide about parked job {held.id}"
+        assert (change.who, change.address) == ("octocat (github)", "GitHub")
 
 
 async def test_who_may_not_decides_nothing_and_gets_no_words(tmp_path: Path) -> None:
@@ -87,6 +91,7 @@ async def test_who_may_not_decides_nothing_and_gets_no_words(tmp_path: Path) -> 
 
         assert (job["state"], pressed["state"]) == ("ignored", "ignored")
         assert await told(held) is None
+        assert here.changes() == []
         await here.github.until(lambda: here.repository.reactions == ["-1"])
         assert here.repository.comments == []
 

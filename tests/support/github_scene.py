@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from attrs import define, field
 
+from dispatchd.hub.auth.audit import Change
 from dispatchd.protocol.times import iso
 from support.checks import ChecksHub, checks_hub
 from support.github import APP_ID, INSTALLATION
@@ -62,6 +63,11 @@ class Scene:
     hub: ChecksHub[HubHere]
     github: GithubApi
     repository: Repository
+
+    def changes(self) -> list[Change]:
+        """Return what the audit list has, newest first."""
+        audit = self.hub.server.context.stores.audit
+        return [change for _, change in audit.newest(100)]
 
     async def say(
         self, body: str, delivery: str = "", *, ago_s: float = 0, **options: Any

@@ -11,6 +11,12 @@ from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.schema import AUDIT
 
 
+def add_change(db: Connection, change: Change, *, now: float) -> None:
+    """Store a change in the transaction that makes it."""
+    row = {"id": token_urlsafe(12), "at": now, **asdict(change)}
+    db.execute(insert(AUDIT).values(row))
+
+
 @frozen
 class AuditList:
     """Audit list of a database.
@@ -22,12 +28,7 @@ class AuditList:
 
     def add(self, change: Change, *, now: float) -> None:
         """Store a change."""
-
-        def work(db: Connection) -> None:
-            row = {"id": token_urlsafe(12), "at": now, **asdict(change)}
-            db.execute(insert(AUDIT).values(row))
-
-        self._database.write(work)
+        self._database.write(lambda db: add_change(db, change, now=now))
 
     def newest(
         self, most: int, before: Cursor | None = None

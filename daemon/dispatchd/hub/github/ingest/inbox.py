@@ -10,6 +10,7 @@ from typing import Final
 from attrs import evolve, frozen
 from sqlalchemy import Connection, update
 
+from dispatchd.hub.auth.audit_list import add_change
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.decisions.decision import stay_tag
@@ -17,6 +18,7 @@ from dispatchd.hub.domain.document import RESOLVE, JobDocument
 from dispatchd.hub.domain.event_kinds import is_by_comment
 from dispatchd.hub.domain.model import ENDED, Check, Delivery, HubJob, State, Submission
 from dispatchd.hub.github.event import GithubEvent
+from dispatchd.hub.github.ingest.acts import change_at_github
 from dispatchd.hub.github.ingest.resolutions import parked_jobs, with_target
 from dispatchd.hub.github.routing.job_fields import job_fields
 from dispatchd.hub.github.routing.job_id import JobIds
@@ -228,6 +230,8 @@ class _Work:
             return _Done(note=f"job {job_id} has ended as {job.state} already")
         after = claim_rules.cancel(job, now=self.now)
         write_job(self.db, job, after)
+        change = change_at_github(self.arrival.event.actor, job.id, "cancel")
+        add_change(self.db, change, now=self.now)
         return _Done(job=after)
 
     def _suite(self, sha: str) -> Iterator[_Done]:

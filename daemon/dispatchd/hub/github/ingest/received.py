@@ -5,11 +5,13 @@ from typing import Final
 from attrs import evolve, frozen
 from sqlalchemy import Connection, and_, false, select
 
+from dispatchd.hub.auth.audit_list import add_change
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import HELD, WAITING, HubJob, State
 from dispatchd.hub.domain.supersede import cancelled, is_same_repository
 from dispatchd.hub.domain.transitions import Event, advance
+from dispatchd.hub.github.ingest.acts import change_at_github
 from dispatchd.hub.github.ingest.inbox import check_for
 from dispatchd.hub.github.ingest.resolutions import carry_out
 from dispatchd.hub.queue.admission import (
@@ -85,8 +87,10 @@ class Received:
                 return []
             meant = self._unfinished(db, before)
             ended = [claim_rules.cancel(target, now=now) for target in meant]
+            actor = before.document.actor
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
+                add_change(db, change_at_github(actor, was.id, "cancel"), now=now)
             summary = cancelled(ended) if ended else "Nothing is left to cancel"
             event = Event.CARRIED_OUT if ended else Event.HAD_NO_TARGET
             cause = "" if ended else FailureCause.NO_TARGET
@@ -115,6 +119,9 @@ class Received:
             if target is None:
                 summary = problem[:1].upper() + problem[1:]
                 event, cause = Event.HAD_NO_TARGET, FailureCause.NO_TARGET.value
+            else:
+                change = change_at_github(before.document.actor, target.id, "resolve")
+                add_change(db, change, now=now)
             job = claim_rules.ended_here(before, event, f"{summary}.", cause, now=now)
             _write_end(db, before, job, summary)
             return [*([] if target is None else [target]), job], problem
