@@ -24,7 +24,7 @@ MERMAID := mermaid@12.3.0
 SITE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE config.example.toml docs contracts examples systemd \
   bench tests/fixtures/screens.txt
 
-.PHONY: demo test test-host torture check bench docs pictures site dist clean
+.PHONY: demo test test-host test-release torture check bench docs pictures site dist clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -63,12 +63,16 @@ demo:
 
 ## test: all that a change needs: logic, properties, real sockets and processes, three steps of each kill sweep
 test: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not host and not torture"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not host and not release and not torture"
 
-## test-host: with systemd, control groups, PostgreSQL, a browser, promtool, npm, and what `make dist` has built; what isn't there is skipped
+## test-host: with systemd, control groups, PostgreSQL, a browser, promtool, engines, npm; what isn't there is skipped
 # By files, so that one worker has all tests of systemd, and another one those of the browser.
 test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
+
+## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site
+test-release: $(VENV)/.dev
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "release and not torture"
 
 ## torture: kill at every step, cut the power, soak, floods; e.g. make torture DURATION=300 SEED=7 SIZE=2
 torture: $(VENV)/.dev

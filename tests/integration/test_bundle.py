@@ -19,7 +19,7 @@ from commands import packed
 from support.release import bare_environment, built, fence
 from support.until import until
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.release, pytest.mark.timeout(600)]
 
 LONGEST_S = 60
 """From the archive to the end of the first jobs (seconds of work, as others may use the machine too)."""

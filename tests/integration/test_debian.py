@@ -13,7 +13,7 @@ from support.nspawn import Machine, booted
 from support.release import built
 from support.until import until
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.release, pytest.mark.timeout(900)]
 
 RUNS = 20
 SLOW_S = 600

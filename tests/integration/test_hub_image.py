@@ -18,7 +18,7 @@ from support.release import built
 from support.until import until
 
 pytestmark = [
-    pytest.mark.host,
+    pytest.mark.release,
     pytest.mark.torture(least_s=90),
     pytest.mark.timeout(900),
 ]

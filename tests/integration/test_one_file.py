@@ -11,7 +11,7 @@ import pytest
 import bundle
 from support.release import bare_environment, built, fence
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.release, pytest.mark.timeout(600)]
 
 
 def test_it_plays_the_demo_and_reports_a_bug(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from anyio import to_thread
 from support.hub_process import hub
 from support.release import bare_environment, built
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.release, pytest.mark.timeout(600)]
 
 PLAYBOOK = Path(__file__).parents[2] / "examples" / "ansible" / "machines.yml"
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from support.browser import chromium
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.release
 
 SITE = Path(__file__).parents[2] / "build" / "site"
 

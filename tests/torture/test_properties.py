@@ -18,7 +18,12 @@ def test_properties_hold_with_other_examples(torture: Torture) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/property"),
-            *("-m", "not host and not torture", "-p", "no:cacheprovider"),
+            *(
+                "-m",
+                "not host and not release and not torture",
+                "-p",
+                "no:cacheprovider",
+            ),
             *("--hypothesis-profile", "others", f"--hypothesis-seed={torture.seed}"),
         ],
         cwd=ROOT,
