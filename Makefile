@@ -70,7 +70,7 @@ test: $(VENV)/.dev
 test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
 
-## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site
+## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site; and the tutorials
 test-release: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "release and not torture"
 

@@ -16,7 +16,7 @@ from support.github import app_key
 from support.github_app import CODE, github_app
 from support.tutorial import Step, missing, steps
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.release, pytest.mark.timeout(600)]
 
 PATIENCE_S = 90.0
 """Longest wait for what a command prints (seconds)."""
