@@ -30,8 +30,7 @@ mount -t tmpfs none /opt
 COMMANDS
 ip link set lo up
 # It gives up after a time of its own, which a machine that does much else may need.
-demo() { /opt/dispatchd/bin/dispatchd demo; }
-demo || demo || demo
+/opt/dispatchd/bin/dispatchd demo
 cat /proc/net/snmp /proc/net/snmp6
 """
 
@@ -159,7 +158,7 @@ def test_root_installs_it_without_a_network_and_runs_the_first_jobs(
 
     assert done.returncode == 0, done
     assert "installed dispatchd" in done.stdout
-    assert "stop-build  succeeded  yes" in done.stdout
+    assert "9 jobs, each started at most once and reported." in done.stdout
     assert "  no  " not in done.stdout
     sent = counters("Ip: " + done.stdout.partition("Ip: ")[2])
     # Over loopback, which is the namespace's only interface; a packet to elsewhere has no route.

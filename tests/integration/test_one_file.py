@@ -20,12 +20,9 @@ def test_it_plays_the_demo_and_reports_a_bug(tmp_path: Path) -> None:
         pytest.skip(f"the machine has no /usr/bin/python{bundle.PYTHON}")
     # Without the mode that a download doesn't have.
     shutil.copyfile(file, tmp_path / file.name)
-    # The demo gives up after a time of its own, which a machine that does much else may need.
-    again = "./dispatchd-*.pex demo"
-    commands = fence("The one file").replace(again, f"{again} || {again} || {again}")
 
     done = subprocess.run(
-        ["sh", "-euc", commands],
+        ["sh", "-euc", fence("The one file")],
         cwd=tmp_path,
         env=bare_environment(tmp_path / "home"),
         capture_output=True,
@@ -35,7 +32,7 @@ def test_it_plays_the_demo_and_reports_a_bug(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done
-    assert "stop-build  succeeded  yes" in done.stdout
+    assert "9 jobs, each started at most once and reported." in done.stdout
     [report] = tmp_path.glob("dispatchd-bug-report-*.tar.gz")
     with tarfile.open(report) as tar:
         member = tar.extractfile("dispatchd-bug-report/config-check.json")
