@@ -29,7 +29,6 @@ ip -o link show up | grep -q . && exit 3
 mount -t tmpfs none /opt
 COMMANDS
 ip link set lo up
-# It gives up after a time of its own, which a machine that does much else may need.
 /opt/dispatchd/bin/dispatchd demo
 cat /proc/net/snmp /proc/net/snmp6
 """
