@@ -12,7 +12,7 @@ import click
 
 from dispatchd.agent.config.keys import RESTART, File
 from dispatchd.cli.main import cli
-from dispatchd.cli.manual import EXITS
+from dispatchd.cli.manual import EXITS, commands_below
 from dispatchd.protocol.published.schemas import schema
 
 FOLDER: Final = Path(__file__).parent
@@ -52,7 +52,12 @@ Codes from 64 on are those of sysexits.h(3head). An error is one line on stderr 
 def cli_page() -> str:
     """Return the page of all commands."""
     root = click.Context(cli, info_name="dispatchd")
-    lines = ["# Commands", _MADE, _CLI.strip(), *_group(cli, root)]
+    commands = (
+        line
+        for command, below in commands_below(cli, root)
+        for line in _command(command, below)
+    )
+    lines = ["# Commands", _MADE, _CLI.strip(), *commands]
     return "\n\n".join(lines) + "\n"
 
 
@@ -86,18 +91,6 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "exit-codes.md": exit_codes_page,
 }
 """Pages by their file."""
-
-
-def _group(group: click.Group, ctx: click.Context) -> Iterator[str]:
-    for name in group.list_commands(ctx):
-        command = group.get_command(ctx, name)
-        if command is None or command.hidden:
-            continue
-        below = click.Context(command, info_name=name, parent=ctx)
-        if isinstance(command, click.Group):
-            yield from _group(command, below)
-        else:
-            yield from _command(command, below)
 
 
 def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:

@@ -134,7 +134,11 @@ def page(root: click.Group, version: str) -> str:
         *_paragraphs(_DESCRIPTION),
         *_section("COMMANDS"),
         r"Every command takes \fB\-\-help\fR.",
-        *_commands(root, ctx),
+        *(
+            line
+            for command, below in commands_below(root, ctx)
+            for line in _command(command, below)
+        ),
         *_section("FILES"),
         *_items(_FILES, font="I"),
         *_section("EXIT STATUS"),
@@ -154,16 +158,19 @@ def _purpose(root: click.Command) -> str:
     return sentence[:1].lower() + sentence[1:]
 
 
-def _commands(group: click.Group, ctx: click.Context) -> Iterator[str]:
+def commands_below(
+    group: click.Group, ctx: click.Context
+) -> Iterator[tuple[click.Command, click.Context]]:
+    """Yield every command of a group and of the groups in it, in their order, each with its context."""
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
         if command is None or command.hidden:
             continue
         below = click.Context(command, info_name=name, parent=ctx)
         if isinstance(command, click.Group):
-            yield from _commands(command, below)
+            yield from commands_below(command, below)
         else:
-            yield from _command(command, below)
+            yield command, below
 
 
 def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:
