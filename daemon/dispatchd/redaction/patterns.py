@@ -78,23 +78,16 @@ _KEY: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
+"""The word of a key that names a credential, and what separates it from the value."""
 
 _HEADER_HINTS: Final = ("authorization", "bearer", "basic", "cookie")
-_KEY_HINTS: Final = (
-    "pass",
-    "pwd",
-    "secret",
-    "token",
-    "credential",
-    "auth",
-    "key",
-    "sess",
-)
-"""Hints of a key. Without any of them the pattern finds nothing; most lines have none, so it need not run."""
+_KEY_HINTS: Final = ("pass", "pwd", "secret", "token", "credential", "auth", "sess")
+"""Beginnings of the words of a key, but for those that end with `key`."""
 
-_BEFORE_HINT: Final = 16
-_BEHIND_HINT: Final = 64
-"""How far a match of the pattern reaches from a hint in it, both ways, and what it looks at beside it (characters)."""
+_KINDS_OF_KEY: Final = (
+    *("api", "access", "private", "secret", "signing", "encryption", "session"),
+)
+"""Beginnings of the words that end with `key`."""
 
 _OPENING: Final = re.compile(r"(?P<escape>\\{0,3})(?P<quote>[\"'])")
 
@@ -192,14 +185,22 @@ def _values(text: str, lowered: str) -> Iterator[Place]:
 
 
 def _keys(text: str, lowered: str) -> Iterator[re.Match[str]]:
-    """Yield the keys, in order. The pattern is only searched around the hints, which are found many times quicker."""
-    start = end = 0
-    for at in sorted(at for hint in _KEY_HINTS for at in _found(lowered, hint)):
-        if at - _BEFORE_HINT > end:
-            yield from _KEY.finditer(text, start, end)
-            start = at - _BEFORE_HINT
-        end = at + _BEHIND_HINT
-    yield from _KEY.finditer(text, start, end)
+    """Yield the matches of the pattern of a key, in order: it is tried where a word of it begins, and nowhere else."""
+    done = 0
+    for at in sorted(_starts_of_words(lowered)):
+        if at >= done and (key := _KEY.match(text, at)):
+            done = key.end()
+            yield key
+
+
+def _starts_of_words(lowered: str) -> Iterator[int]:
+    for hint in _KEY_HINTS:
+        yield from _found(lowered, hint)
+    for at in _found(lowered, "key"):
+        end = at - lowered.startswith(("_", "-"), max(0, at - 1), at)
+        for kind in _KINDS_OF_KEY:
+            if lowered.endswith(kind, 0, end):
+                yield end - len(kind)
 
 
 def _found(text: str, part: str) -> Iterator[int]:
