@@ -275,7 +275,8 @@ async def test_a_long_log_is_followed_and_whole_though_all_is_cut_and_killed(
     print(f"hub {begun.hub:.0f} -> {found.memory.hub:.0f} MiB")
     print(f"daemon {begun.daemon:.0f} -> {found.memory.daemon:.0f} MiB")
     assert left == 0
-    assert len(expected) > total
+    # A mark is shorter than the secret.
+    assert len(expected) > 0.99 * total
     assert expected.count(b"[redacted]\n") > 0
     assert whole == expected
     assert found.follower.size == len(expected)

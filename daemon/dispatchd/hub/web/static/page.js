@@ -109,15 +109,24 @@ const MOST_SHOWN = 2_000_000;
 const section = document.querySelector("[data-log]");
 let logSource = null;
 let logFrom = section?.dataset.log;
+let shown = section?.querySelector("pre").textContent.length;
+const sizes = new WeakMap();
 
 function append(html) {
   const pre = section.querySelector("pre");
   section.querySelector("[data-until-log]")?.remove();
   const follows = pre.hidden || pre.scrollHeight - pre.scrollTop - pre.clientHeight < 40;
   pre.hidden = false;
+  const part = document.createElement("span");
   // The hub has escaped all text in it.
-  pre.insertAdjacentHTML("beforeend", `<span>${html}</span>`);
-  while (pre.childNodes.length > 1 && pre.textContent.length > MOST_SHOWN) pre.firstChild.remove();
+  part.innerHTML = html;
+  pre.append(part);
+  sizes.set(part, part.textContent.length);
+  shown += sizes.get(part);
+  while (pre.childNodes.length > 1 && shown > MOST_SHOWN) {
+    shown -= sizes.get(pre.firstChild) ?? pre.firstChild.textContent.length;
+    pre.firstChild.remove();
+  }
   if (follows) pre.scrollTop = pre.scrollHeight;
 }
 
