@@ -37,7 +37,8 @@ _TEXT: Final = """\
 # The hub that this machine has joined, by `dispatchd join`. Read after {config}; what is said here counts.
 [cloud]
 url = {url}
-{ca_file}
+{ca_file}declare_workflows = true
+
 [license]
 public_keys = [{public_key}]
 """
