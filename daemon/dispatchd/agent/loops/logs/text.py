@@ -128,7 +128,10 @@ class LogText:
         """Read what a live attempt has written. Return whether there is more to read at once."""
         before = self._fresh
         self._fresh, more = self._read()
-        if self._fresh or before:
+        if more:
+            # What is certain is sent first; its newest lines are looked at once the file has been read.
+            self._newest = b""
+        elif self._fresh or before:
             newest = self._reading.stream.glimpse(self._fresh)
             self._newest = newest.encode("utf-8", "surrogateescape")
         return more
