@@ -261,7 +261,7 @@ async def test_a_job_whose_lease_ends_in_the_queue_asks_again_before_it_begins(
         async def over() -> bool:
             return (until_file.parent.name, "FAILED") in await at.cluster.jobs()
 
-        await until(over, 60, "the end of a job that may not begin")
+        await until(over, 180, "the end of a job that may not begin")
         assert at.runs == 0
         asked = _questions(at.cloud)
         at.daemon.start()

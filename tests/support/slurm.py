@@ -35,7 +35,7 @@ class Cluster(slurm.Cluster):
             said = await self.run("squeue", "-h", "-a", "-t", "PENDING", "-o", "%r")
             return "JobHeldUser" not in said
 
-        await until(look, 60, "no held job")
+        await until(look, 180, "no held job")
 
 
 @contextmanager
