@@ -298,12 +298,12 @@ async def test_a_job_whose_claim_is_lost_in_the_queue_is_taken_back(
                 gone if each.call in ("heartbeat", "accept") else None
             )
             history = at.daemon.state / "history" / "j.json"
-            await until(history.exists, 60, "the job in history")
+            await until(history.exists, 180, "the job in history")
 
             async def over() -> bool:
                 return (batch_job["name"], "CANCELLED") in await at.cluster.jobs()
 
-            await until(over, 60, "the end of the batch job")
+            await until(over, 180, "the end of the batch job")
         finally:
             await at.cluster.run("scontrol", "update", "PartitionName=ci", "State=UP")
 
@@ -324,7 +324,7 @@ async def test_status_show_and_doctor_say_where_a_run_is_and_why_it_waits(
                 status = await command("status", *ours)
                 return status.stdout if "PENDING (" in status.stdout else ""
 
-            status = await until(explained, 60, "the reason")
+            status = await until(explained, 180, "the reason")
             show = await command("show", "j", *ours)
             doctor = await command("doctor", *ours, env=at.steps.env)
         finally:

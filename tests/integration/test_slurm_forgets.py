@@ -73,12 +73,12 @@ async def test_an_attempt_whose_node_is_lost_is_lost_and_begins_again_where_it_m
         )
         for name in workflows:
             at.hand_out(name, name)
-        await until(lambda: at.runs == len(workflows), 60, "both")
+        await until(lambda: at.runs == len(workflows), 180, "both")
         await cluster.run("scontrol", "update", "NodeName=n2", "State=RESUME")
         cluster.lose("n1")
         await cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=x")
         once = await at.finished("once")
-        await until(lambda: at.runs == len(workflows) + 1, 60, "the second attempt")
+        await until(lambda: at.runs == len(workflows) + 1, 180, "the second attempt")
         at.go()
         again = await at.finished("again")
 
