@@ -40,7 +40,7 @@ with ↻ need [a restart](operating.md#change-the-configuration); the others cou
 
 _HUB_FILE: Final = """
 The hub's configuration: the file of `--config`, else of `DISPATCHD_HUB_CONFIG`, else `hub.toml` in the current folder, else
-`/var/lib/dispatchd-hub/hub.toml`. It is read at the start of the hub.
+`/var/lib/dispatchd-hub/hub.toml`. It is read at the start of the hub. Files `hub.toml.d/*.toml` beside it are read after it, in the order of their names.
 More about its tables: [the hub](hub.md#hubtoml), [GitHub](github.md#github), [login](login.md#login), [webhooks](webhooks.md), [schedules](hub.md#schedules).
 """
 

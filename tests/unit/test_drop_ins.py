@@ -7,6 +7,7 @@ import pytest
 
 from dispatchd.agent.config.load import Config, Places, load, locate
 from dispatchd.errors import ConfigError
+from dispatchd.hub.config.load import load as load_hub
 
 MAIN = """
 [cloud]
@@ -102,3 +103,28 @@ def test_a_pipe_or_a_folder_among_the_drop_ins_is_a_mistake_and_not_waited_for(
 
     files = [problem.file for problem in caught.value.problems]
     assert files == [drop_ins / "b.toml", drop_ins / "c.toml"]
+
+
+def test_a_hub_reads_its_drop_ins_and_says_which_one_has_a_mistake(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "hub.toml"
+    file.write_text('listen = "127.0.0.1:1"\n[queue]\nmost = 5\n')
+    drop_in = tmp_path / "hub.toml.d" / "a.toml"
+    drop_in.parent.mkdir()
+    drop_in.write_text('listen = "127.0.0.1:2"\n[queue]\nmost_mib = 7\n')
+    settings = load_hub(file)
+    drop_in.write_text("[queue]\nmost_mib = -7\n")
+    with pytest.raises(ConfigError) as wrong:
+        load_hub(file)
+    drop_in.write_text("[queue")
+    with pytest.raises(ConfigError) as broken:
+        load_hub(file)
+
+    assert settings.listen == "127.0.0.1:2"
+    assert (settings.queue.most, settings.queue.most_mib) == (5, 7)
+    assert settings.file == file
+    problems = [*wrong.value.problems, *broken.value.problems]
+    assert [problem.file for problem in problems] == [drop_in, drop_in]
+    assert problems[0].key == "queue.most_mib"
+    assert "hub init" not in problems[1].expected

@@ -24,12 +24,12 @@ import attrs
 import click
 
 from dispatchd import __version__
-from dispatchd.agent.config.drop_ins import Sources
 from dispatchd.agent.config.keys import File, WorkflowEntry
 from dispatchd.agent.config.usual import unit_credentials
 from dispatchd.agent.store.codec import decode
 from dispatchd.cli import options
 from dispatchd.cli.brand import brand, branded, program
+from dispatchd.drop_ins import Sources
 from dispatchd.errors import ConfigError, DispatchdError, UserError
 from dispatchd.protocol import toml_text
 from dispatchd.protocol.job import Json

@@ -14,7 +14,6 @@ import attrs
 from attrs import field, frozen
 
 from dispatchd.agent.config import toml_file
-from dispatchd.agent.config.drop_ins import Sources, drop_ins
 from dispatchd.agent.config.engines import slots_of, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import (
     RESTART,
@@ -42,6 +41,7 @@ from dispatchd.agent.config.workflows import (
 from dispatchd.agent.domain.launch import LOCAL
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.brand import DISPATCHD, Brand
+from dispatchd.drop_ins import Sources, drop_ins
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.protocol.contracts import violations
 from dispatchd.protocol.conversion import strict_converter

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dispatchd.agent.config.drop_ins import drop_in_folder
 from dispatchd.agent.config.usual import own_file
 from dispatchd.cli.brand import brand, branded
 from dispatchd.cli.options import config_option, config_path, load_config
@@ -19,6 +18,7 @@ from dispatchd.cli.service.places import starter
 from dispatchd.cli.service.stamp import State, stamped, state_of, write
 from dispatchd.cli.signals import ended_by_signals
 from dispatchd.cli.terminal import echo
+from dispatchd.drop_ins import drop_in_folder
 from dispatchd.errors import NotReachable, RecordUnreadable, UsageError
 from dispatchd.network.enrolment_key import EnrolmentKey
 from dispatchd.protocol import toml_text

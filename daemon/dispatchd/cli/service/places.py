@@ -7,9 +7,9 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.agent.config.drop_ins import drop_in_folder
 from dispatchd.cli.brand import brand, branded
 from dispatchd.cli.service.shipped import drop_ins, shipped
+from dispatchd.drop_ins import drop_in_folder
 from dispatchd.errors import UsageError
 from dispatchd.protocol import toml_text
 from dispatchd.redaction.escapes import written_out

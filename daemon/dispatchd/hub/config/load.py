@@ -1,4 +1,4 @@
-"""Configuration of the hub: `hub.toml`, validated as a whole (contracts/schemas/hub-config.schema.json)."""
+"""Configuration of the hub: `hub.toml` and its drop-ins, validated as a whole (contracts/schemas/hub-config.schema.json)."""
 
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from attrs import evolve, frozen
 
+from dispatchd.drop_ins import Sources
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.config import login as login_tables
 from dispatchd.hub.config import schedules as schedule_tables
@@ -20,6 +21,7 @@ from dispatchd.network.proxies import MAX_PORT
 from dispatchd.protocol import toml_text
 from dispatchd.protocol.contracts import violations
 from dispatchd.protocol.conversion import strict_converter
+from dispatchd.protocol.job import Json
 
 FILE: Final = "hub.toml"
 TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a name
@@ -187,23 +189,24 @@ _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation
 
 
 def load(file: Path, *, before_app: bool = False) -> Settings:
-    """Return the configuration in a file.
+    """Return the configuration in a file and its drop-ins.
 
     Args:
         file: The file.
         before_app: True if a GitHub App may still be missing. Only the rules of `[github]` have to be valid then.
 
     Raises:
-        ConfigError: The file can't be used; it names every problem.
+        ConfigError: The files can't be used; it names every problem.
     """
     file = file.absolute()
-    settings = evolve(_converter.structure(_read(file), Settings), file=file)
+    sources = read_sources(file)
+    settings = evolve(_converter.structure(_checked(sources), Settings), file=file)
     if settings.address[1] > MAX_PORT:
         # getaddrinfo(3) would take the remainder.
         expected = f"must have a port up to {MAX_PORT}"
-        raise ConfigError([Problem(file=file, key="listen", expected=expected)])
+        _require_none(sources, [("listen", expected)])
     of_tables = schedule_tables.mistakes(settings.schedules)
-    _require_none(file, [*of_tables, *webhook_tables.mistakes(settings.webhooks)])
+    _require_none(sources, [*of_tables, *webhook_tables.mistakes(settings.webhooks)])
     github = settings.github
     if github is not None:
         found = (
@@ -211,9 +214,9 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
             for key, expected in mistakes(github)
             if key.startswith("github.rules") or not before_app
         )
-        _require_none(file, found)
+        _require_none(sources, found)
         github = resolved(github, file.parent)
-    login = _login(file, settings)
+    login = _login(sources, settings)
     try:
         url = _absolute(settings.database_url, file.parent)
     except UnicodeEncodeError as error:
@@ -234,32 +237,45 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Return the document in a file, by the schema.
+def read_sources(file: Path) -> Sources:
+    """Return the tables of a file and its drop-ins; only their syntax is checked.
 
     Raises:
-        ConfigError: It can't be read, isn't TOML, or breaks the schema.
+        ConfigError: One of them can't be read, or isn't TOML.
     """
-    try:
-        document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
-        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
-    except ValueError as error:
-        expected = f"must be TOML in UTF-8 ({error})"
-        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
-    problems = [
-        Problem(
-            file=file, key=violation.path.removeprefix("$."), expected=violation.rule
-        )
+
+    def parse(path: Path) -> dict[str, Json]:
+        try:
+            return toml_text.loads(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            hint = "; `dispatchd hub init` makes one" if path == file else ""
+            expected = f"must be a readable file ({error.strerror}){hint}"
+            problem = Problem(file=path, key="", expected=expected)
+            raise ConfigError([problem]) from error
+        except ValueError as error:
+            expected = f"must be TOML in UTF-8 ({error})"
+            problem = Problem(file=path, key="", expected=expected)
+            raise ConfigError([problem]) from error
+
+    return Sources.read(file, parse)
+
+
+def _checked(sources: Sources) -> dict[str, Any]:
+    """Return the tables of all files together, by the schema.
+
+    Raises:
+        ConfigError: They break the schema.
+    """
+    document = sources.merged
+    found = (
+        (violation.path.removeprefix("$."), violation.rule)
         for violation in violations("hub-config", document)
-    ]
-    if problems:
-        raise ConfigError(problems)
+    )
+    _require_none(sources, found)
     return document
 
 
-def _login(file: Path, settings: Settings) -> LoginSettings | None:
+def _login(sources: Sources, settings: Settings) -> LoginSettings | None:
     """Return the settings of `[login]` with absolute paths.
 
     Raises:
@@ -271,20 +287,21 @@ def _login(file: Path, settings: Settings) -> LoginSettings | None:
     public_url = "" if github is None else github.public_url
     has_github = github is not None
     _require_none(
-        file,
+        sources,
         login_tables.mistakes(login, has_github=has_github, public_url=public_url),
     )
-    return login_tables.resolved(login, file.parent, public_url)
+    return login_tables.resolved(login, settings.file.parent, public_url)
 
 
-def _require_none(file: Path, found: Iterable[tuple[str, str]]) -> None:
+def _require_none(sources: Sources, found: Iterable[tuple[str, str]]) -> None:
     """Raise if there is a mistake, each of which is a key and an expectation.
 
     Raises:
         ConfigError: There is one.
     """
     problems = [
-        Problem(file=file, key=key, expected=expected) for key, expected in found
+        Problem(file=sources.file_of(key), key=key, expected=expected)
+        for key, expected in found
     ]
     if problems:
         raise ConfigError(problems)
