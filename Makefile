@@ -24,7 +24,7 @@ MERMAID := mermaid@12.3.0
 SITE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE config.example.toml docs contracts examples systemd \
   bench tests/fixtures/screens.txt
 
-.PHONY: demo test test-host test-release torture check bench docs pictures site dist clean
+.PHONY: demo quickstart test test-host test-release torture check bench docs pictures site dist clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +61,13 @@ demo:
 	@$(MAKE) --no-print-directory $(VENV)/.demo
 	$(BIN)/dispatchd demo
 
+## quickstart: a hub, a machine and a first job in ./dispatchd-quickstart, or in DIR
+quickstart:
+	@[ -e $(VENV)/.demo ] || echo "Installing into $(VENV); that takes a minute."
+	@$(MAKE) --no-print-directory $(VENV)/.demo
+	@echo "In other terminals dispatchd is $(abspath $(BIN))/dispatchd"
+	@$(BIN)/dispatchd quickstart $(DIR)
+
 ## test: all that a change needs: logic, properties, real sockets and processes, three steps of each kill sweep
 test: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not host and not release and not torture"
@@ -70,7 +77,7 @@ test: $(VENV)/.dev
 test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
 
-## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site; and the tutorials
+## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site; the first commands and the tutorials
 test-release: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "release and not torture"
 
