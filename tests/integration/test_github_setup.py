@@ -109,7 +109,7 @@ def test_an_app_is_made_from_the_rules_alone(place: Place) -> None:
     place.configure(BEFORE)
     found = json.loads(place.say("setup", "--json", "--organization", "octo").stdout)
 
-    shown = place.say("setup", "--name", "our-ci")
+    named = json.loads(place.say("setup", "--json", "--name", "our-ci").stdout)
 
     assert (
         found["post_to"] == f"{place.github.url}/organizations/octo/settings/apps/new"
@@ -120,8 +120,8 @@ def test_an_app_is_made_from_the_rules_alone(place: Place) -> None:
         *place.github.app["events"],
         *("check_run", "check_suite"),
     }
-    assert json.loads(shown.stdout.partition("\n\n")[0])["name"] == "our-ci"
-    assert "--code" in shown.stdout
+    assert document["name"] == "dispatchd-octo"
+    assert named["manifest"]["name"] == "our-ci"
     assert place.github.requests == []
 
 
@@ -140,23 +140,18 @@ def test_the_page_posts_the_manifest(place: Place) -> None:
 
 
 @pytest.mark.parametrize("given", [CODE, f"http://127.0.0.1:47474/?code={CODE}"])
-def test_a_code_becomes_a_key_a_secret_and_lines_for_hub_toml(
+def test_a_code_becomes_a_key_secrets_and_a_drop_in_and_is_checked(
     place: Place, given: str
 ) -> None:
     place.configure(BEFORE)
+    before = (place.folder / "hub.toml").read_bytes()
 
     done = place.say("setup", "--code", given)
 
     assert done.returncode == 0, done.stderr
     assert CODE not in done.stdout
-    lines = {
-        "app_id = 4711",
-        'private_key_file = "github-app.pem"',
-        'webhook_secret_files = ["github-webhook-secret"]',
-    }
-    assert lines <= set(done.stdout.splitlines())
-    login = done.stdout.partition("[login.github]")[2].partition("\n\n")[0]
     assert "https://github.com/apps/our-ci/installations/new" in done.stdout
+    assert "ok      installations 7 (octo), selected repositories" in done.stdout
     files = {
         "github-app.pem": place.github.key.strip(),
         "github-webhook-secret": WEBHOOK_SECRET,
@@ -166,14 +161,36 @@ def test_a_code_becomes_a_key_a_secret_and_lines_for_hub_toml(
         file = place.folder / name
         assert file.read_text().strip() == text
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    configured = BEFORE.replace("[github]", "[github]\n" + "\n".join(lines))
-    place.configure(f"{configured}\n[login.github]{login}")
-    settings = load(place.folder / "hub.toml").login
+    drop_in = place.folder / "hub.toml.d" / "50-github-app.toml"
+    assert stat.S_IMODE(drop_in.stat().st_mode) == 0o600
+    assert (place.folder / "hub.toml").read_bytes() == before
+    settings = load(place.folder / "hub.toml").github
     assert settings is not None
-    assert settings.github is not None
-    assert settings.github.client_id == "Iv1.8a61f9b3a7aba766"
-    assert settings.github.client_secret_file == place.folder / "github-client-secret"
+    assert settings.app_id == APP_ID
+    assert settings.private_key_file == place.folder / "github-app.pem"
+    assert settings.webhook_secret_files == (place.folder / "github-webhook-secret",)
     assert place.say("check").returncode == 0
+    login = done.stdout.partition("[login.github]")[2].partition("\n\n")[0]
+    place.configure(f"{BEFORE}\n[login.github]{login}")
+    people = load(place.folder / "hub.toml").login
+    assert people is not None
+    assert people.github is not None
+    assert people.github.client_id == "Iv1.8a61f9b3a7aba766"
+    assert people.github.client_secret_file == place.folder / "github-client-secret"
+
+
+def test_what_is_made_is_told_as_json_with_the_check(place: Place) -> None:
+    place.configure(BEFORE)
+    suspended(place)
+
+    done = place.say("setup", "--json", "--code", CODE)
+
+    told = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert told["app_id"] == APP_ID
+    assert Path(told["drop_in"]).is_file()
+    levels = {each["check"]: each["level"] for each in told["check"]}
+    assert (levels["app"], levels["installations"]) == ("ok", "warning")
 
 
 def test_a_key_that_is_there_is_never_lost(place: Place) -> None:
@@ -181,11 +198,12 @@ def test_a_key_that_is_there_is_never_lost(place: Place) -> None:
     for name in ("github-app.pem", "github-webhook-secret", "github-client-secret"):
         (place.folder / name).write_text("precious")
 
-        done = place.say("setup", "--code", CODE)
+        for words in (("--code", CODE), ("--timeout", "1s")):
+            done = place.say("setup", *words)
 
-        assert done.returncode == os.EX_USAGE
-        [line] = done.stderr.splitlines()
-        assert f"{name} is there already, and would be lost" in line
+            assert done.returncode == os.EX_USAGE
+            [line] = done.stderr.splitlines()
+            assert f"{name} is there already, and would be lost" in line
         assert (place.folder / name).read_text() == "precious"
         (place.folder / name).unlink()
         assert {each.name for each in place.folder.iterdir()} == {"hub.toml"}
@@ -216,6 +234,37 @@ def test_a_code_that_does_not_count_leaves_nothing(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "setting"),
+    [
+        ("hub.toml", "app_id = 1"),
+        ("hub.toml", 'token_file = "t"'),
+        ("hub.toml.d/50-github-app.toml", "app_id = 1"),
+        ("hub.toml.d/a.toml", "app_id = 1"),
+        ("hub.toml.d/50-github-app.toml", ""),
+    ],
+)
+def test_a_hub_that_has_an_app_or_a_token_gets_no_other(
+    place: Place, file: str, setting: str
+) -> None:
+    place.configure(BEFORE)
+    changed = place.folder / file
+    changed.parent.mkdir(exist_ok=True)
+    before = changed.read_text() if changed.exists() else "[github]\n"
+    text = before.replace("[github]\n", f"[github]\n{setting}\n")
+    changed.write_text(text)
+
+    for words in ((), ("--code", CODE)):
+        done = place.say("setup", *words)
+
+        assert done.returncode == os.EX_USAGE
+        [line] = done.stderr.splitlines()
+        assert f"cannot make another App: {changed}" in line
+    assert changed.read_text() == text
+    assert place.github.requests == []
+    assert not (place.folder / "github-app.pem").exists()
+
+
+@pytest.mark.parametrize(
     ("text", "code", "words"),
     [
         ("", os.EX_CONFIG, "github: must be there, with at least one rule"),
@@ -229,7 +278,7 @@ def test_what_is_missing_for_a_manifest_is_one_line(
 ) -> None:
     place.configure(text)
 
-    done = place.say("setup")
+    done = place.say("setup", "--json")
 
     assert done.returncode == code
     [line] = done.stderr.splitlines()

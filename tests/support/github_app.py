@@ -5,16 +5,23 @@ most ten minutes, by this GitHub's own clock).
 """
 
 import json
+import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from html import unescape
 from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
+import httpx
 import jwt
 from attrs import define, field
 
+from support.deliveries_api import Entry
 from support.github import public_key
+from support.github_events import pull_request
 from support.servers import Reply, Request, http_server
 
 APP_ID = 4711
@@ -71,6 +78,17 @@ class GithubApp:
     deliveries: list[dict[str, Any]] = field(factory=list)
     codes: set[str] = field(factory=lambda: {CODE})
     token: str = "ghp_" + "a" * 36
+    manifest: dict[str, Any] = field(factory=dict)
+    """What the App was registered from."""
+    events: dict[int, dict[str, Any]] = field(factory=dict)
+    """Delivery -> what it has beside its place in the list."""
+    checks: dict[int, dict[str, Any]] = field(factory=dict)
+    concluded: threading.Event = field(factory=threading.Event)
+    """Set once a check has ended."""
+    asked: threading.Event = field(factory=threading.Event)
+    """Set once somebody wants to exchange a code."""
+    gate: threading.Event | None = None
+    """What the exchange waits for."""
     faults: dict[str, tuple[int, str]] = field(factory=dict)
     """Path -> status and text, in place of what it says."""
     requests: list[tuple[str, str, str]] = field(factory=list)
@@ -139,9 +157,69 @@ class GithubApp:
             (200, document) if document is not None else (404, {"message": "Not Found"})
         )
 
+    def open_pull_request(self) -> None:
+        """Deliver a pull request of the repository to whoever polls."""
+        payload = json.dumps({**pull_request(), "installation": {"id": INSTALLATION}})
+        entry = Entry(
+            id=3804004623172239400,
+            guid="0b989ba4-242f-11e5-81e1-c7b6966d2516",
+            delivered_at=self.now(),
+            event="pull_request",
+            action="opened",
+            payload=json.loads(payload.replace("Codertocat/Hello-World", REPOSITORY)),
+        )
+        self.events[entry.id] = entry.detail()
+        self.deliveries = [entry.item(), *self.deliveries]
+
+    def about_runs(self, request: Request) -> Reply | None:
+        """Return the answer to a call about an event, a token or a check; None for another call."""
+        parts = request.path.partition("?")[0].strip("/").split("/")
+        body = json.loads(request.body) if request.body else {}
+        match request.method, parts:
+            case "GET", ["app", "hook", "deliveries", number]:
+                return _json(200, self.events[int(number)])
+            case "POST", ["app", "installations", _, "access_tokens"]:
+                ends = "2099-07-11T22:14:10Z"
+                said = {"token": self.token, "permissions": self.app["permissions"]}
+                return _json(201, {**said, "expires_at": ends})
+            case "POST", ["repos", _, _, "check-runs"]:
+                new = len(self.checks) + 1
+                self.checks[new] = {"id": new, "app": {"id": APP_ID}, **body}
+                return self._checked(new)
+            case "PATCH", ["repos", _, _, "check-runs", number]:
+                self.checks[int(number)] |= body
+                return self._checked(int(number))
+            case "GET", ["repos", _, _, "commits", _, "check-runs"]:
+                runs = [*self.checks.values()]
+                return _json(200, {"total_count": len(runs), "check_runs": runs})
+            case _:
+                return None
+
+    def _checked(self, number: int) -> Reply:
+        if self.checks[number]["status"] == "completed":
+            self.concluded.set()
+        return _json(201, self.checks[number])
+
+    def register(self, target: str, body: bytes) -> str:
+        """Make the App of a form, and return the address that the browser is sent to."""
+        parts = urlsplit(target)
+        self.requests.append(("POST", parts.path, ""))
+        self.manifest = json.loads(parse_qs(body.decode())["manifest"][0])
+        self.app |= {
+            "name": self.manifest["name"],
+            "permissions": self.manifest["default_permissions"],
+            "events": self.manifest["default_events"],
+        }
+        state = parse_qs(parts.query).get("state", [""])[0]
+        query = urlencode({"code": min(self.codes), "state": state})
+        return f"{self.manifest['redirect_url']}?{query}"
+
     def _convert(self, code: str, authorization: str) -> tuple[int, Any]:
         if authorization:
             return 401, {"message": "Bad credentials"}
+        self.asked.set()
+        if self.gate is not None:
+            self.gate.wait(60)
         if code not in self.codes:
             return 404, {"message": "Not Found"}
         self.codes.discard(code)
@@ -174,6 +252,11 @@ class GithubApp:
         return ""
 
 
+def _json(status: int, document: object) -> Reply:
+    headers = {"Content-Type": "application/json", "Date": formatdate(usegmt=True)}
+    return Reply(status, headers, json.dumps(document).encode())
+
+
 @contextmanager
 def github_app(key: str) -> Iterator[GithubApp]:
     """Run a GitHub for the length of a block."""
@@ -181,6 +264,11 @@ def github_app(key: str) -> Iterator[GithubApp]:
 
     def answer(request: Request) -> Reply:
         path = request.path.partition("?")[0].removeprefix("/api/v3")
+        if request.method == "POST" and path.endswith("/settings/apps/new"):
+            location = github.register(request.path, request.body)
+            return Reply(302, {"Location": location})
+        if reply := github.about_runs(request):
+            return reply
         authorization = request.headers.get("authorization", "")
         status, body = github.answer(request.method, path, authorization)
         text = body if isinstance(body, str) else json.dumps(body)
@@ -193,3 +281,17 @@ def github_app(key: str) -> Iterator[GithubApp]:
     with http_server(answer) as port:
         github.url = f"http://127.0.0.1:{port}"
         yield github
+
+
+def press(page_url: str) -> httpx.Response:
+    """Do as a browser at the page of a set-up, and its person, who makes the App; return where they end."""
+    page = httpx.get(page_url, timeout=30, trust_env=False)
+    [action] = re.findall('action="([^"]*)"', page.text)
+    [manifest] = re.findall('name="manifest" value="([^"]*)"', page.text)
+    return httpx.post(
+        unescape(action),
+        data={"manifest": unescape(manifest)},
+        follow_redirects=True,
+        timeout=30,
+        trust_env=False,
+    )

@@ -61,7 +61,7 @@ def http_server(
             self.end_headers()
             self.wfile.write(reply.body)
 
-        do_POST = do_GET  # noqa: N815  # the name that http.server looks for
+        do_POST = do_PATCH = do_GET  # noqa: N815  # the names that http.server looks for
 
         @override
         def log_message(self, *_: object) -> None:

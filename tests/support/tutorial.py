@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import takewhile
 from pathlib import Path
 
 from attrs import frozen
@@ -13,6 +13,7 @@ from support.documentation import tokens
 _VARYING = (
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID"),
     (r"(once|code)=\S*", "SECRET"),
+    (r"/[\w-]{43}$", "/SECRET"),
     (r"\bdhub1\.\S+", "KEY"),
     (r"\d+(\.\d+)*", "0"),
     (r"\s+", " "),
@@ -30,9 +31,10 @@ class Step:
 def steps(page: str) -> Iterator[Step]:
     """Yield the blocks of commands of a page, in its order."""
     fences = [token for token in tokens(page) if token.type == "fence"]
-    for fence, after in pairwise([*fences, fences[0]]):
+    for index, fence in enumerate(fences):
         if fence.info == "sh":
-            text = after.content if after.info == "text" else ""
+            shown = takewhile(lambda after: after.info == "text", fences[index + 1 :])
+            text = "".join(after.content for after in shown)
             yield Step(fence.content, tuple(text.splitlines()))
 
 

@@ -90,6 +90,7 @@ def test_every_configuration_on_the_page_can_be_read() -> None:
     assert len(blocks) == 2
     for block in blocks:
         assert violations("hub-config", tomllib.loads(block)) == []
+    # The second is the drop-in that `setup` writes.
     merged = tomllib.loads(
         blocks[0].replace("[github]\n", blocks[1].rstrip("\n") + "\n")
     )

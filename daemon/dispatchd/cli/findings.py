@@ -11,6 +11,7 @@ from dispatchd.cli.screen.colour import show as print_line
 from dispatchd.cli.screen.table import wrapped
 from dispatchd.errors import ConfigError
 from dispatchd.protocol.finding import Finding, Level
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.escapes import written_out
 
 _LEVEL: Final = 8
@@ -54,17 +55,20 @@ async def gather(
     return findings
 
 
+def documents(findings: Sequence[Finding]) -> list[Json]:
+    """Return findings as JSON."""
+    return [
+        {
+            "check": finding.check,
+            "level": finding.level.name.lower(),
+            "message": finding.message,
+        }
+        for finding in findings
+    ]
+
+
 def conclude(findings: Sequence[Finding], *, as_json: bool) -> NoReturn:
     """Print findings as JSON if wanted, and exit: 0 ok, 1 a warning, 2 a failure."""
     if as_json:
-        print_json(
-            [
-                {
-                    "check": finding.check,
-                    "level": finding.level.name.lower(),
-                    "message": finding.message,
-                }
-                for finding in findings
-            ]
-        )
+        print_json(documents(findings))
     sys.exit(max(finding.level for finding in findings))

@@ -78,9 +78,6 @@ license_id = {license_id}
 # A GitHub App of your own (docs/github.md): write the rules, then `dispatchd hub github setup`.
 # [github]
 # public_url = "https://hub.example.org"
-# app_id = 4711                    # this and the files come from `setup`
-# private_key_file = "github-app.pem"
-# webhook_secret_files = ["github-webhook-secret"]
 # [[github.rules]]
 # name = "tests"                   # the check that GitHub shows
 # workflow = "ci"                  # a workflow of the machines

@@ -1,11 +1,12 @@
 """Manifest of an App, from which GitHub makes the App (GitHub docs, Registering a GitHub App from a manifest). Pure."""
 
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from dispatchd.errors import UsageError
 from dispatchd.hub.config.github import GithubSettings
@@ -20,6 +21,9 @@ _CALLBACK_PATH: Final = "/login/github/callback"
 
 LONGEST_NAME: Final = 34
 """Longest name of an App (characters; GitHub docs, Registering a GitHub App)."""
+
+_OWNER: Final = re.compile(r"[\w-]+", re.ASCII)
+"""Owner of a repository; patterns have other characters."""
 
 _PAGE: Final = """\
 <!doctype html>
@@ -88,10 +92,35 @@ def website(api_url: str) -> str:
     return f"{parts.scheme}://{host}"
 
 
-def form_url(api_url: str, organization: str) -> str:
-    """Return the address to which the form with the manifest is posted; an empty organization is one's own account."""
+def usual_name(program: str, organization: str, settings: GithubSettings) -> str:
+    """Return a name for an App: that of the program and of the App's owner, as names are unique at GitHub.
+
+    Args:
+        program: Name of the program.
+        organization: The owner; empty for the only owner that the rules name.
+        settings: The configuration.
+    """
+    owners = {
+        pattern.partition("/")[0].lower()
+        for rule in settings.rules
+        for pattern in rule.repositories
+    }
+    owner = organization or (owners.pop() if len(owners) == 1 else "")
+    name = f"{program}-{owner}" if _OWNER.fullmatch(owner) else program
+    return name[:LONGEST_NAME].rstrip("-")
+
+
+def form_url(api_url: str, organization: str, state: str = "") -> str:
+    """Return the address to which the form with the manifest is posted.
+
+    Args:
+        api_url: Address of the API.
+        organization: The App's owner; empty for one's own account.
+        state: Text that GitHub sends back beside the code; empty for none.
+    """
     owner = f"/organizations/{in_path(organization)}" if organization else ""
-    return f"{website(api_url)}{owner}/settings/apps/new"
+    query = f"?state={quote(state)}" if state else ""
+    return f"{website(api_url)}{owner}/settings/apps/new{query}"
 
 
 def form_page(document: Mapping[str, Json], url: str) -> str:

@@ -4,7 +4,6 @@ GitHub sends the key only this one time. So the files are made before the exchan
 """
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -23,20 +22,29 @@ _CANNOT: Final = "exchange the code of the App's manifest"
 
 
 @frozen(kw_only=True)
-class Registered:
-    """An App that GitHub has made; its secrets are in the files."""
+class App:
+    """An App as GitHub tells of it once. Empty texts stand for what it hasn't made."""
 
     app_id: int
     name: str
     page: str
     """Address of the App's web page, below which it is installed."""
+    key: str = field(repr=False)
+    """The private key (PEM)."""
+    secret: str = field(repr=False)
+    """The webhook's secret; an App without a webhook has none."""
+    client_id: str
+    """Id of the App for logins of people."""
+    client_secret: str = field(repr=False)
+
+
+@frozen
+class Kept:
+    """The files with an App's key and secrets; None for a secret that there isn't."""
+
     key_file: Path
     secret_file: Path | None
-    """File with the webhook's secret; None where GitHub has made none, as for an App without a webhook."""
-    client_id: str
-    """Id of the App for logins of people; empty where GitHub has named none."""
     client_secret_file: Path | None
-    """File with the secret for logins; None where GitHub has made none."""
 
 
 @define
@@ -62,7 +70,7 @@ class Reserved:
         )
         try:
             for file in reserved._files:
-                reserved._open[file] = _create(file, config_file)
+                reserved._open[file] = _create(file)
         except FileExistsError as error:
             reserved.discard()
             reason = f"{error.filename} is there already, and would be lost; move it away first"
@@ -83,33 +91,45 @@ class Reserved:
     def _files(self) -> tuple[Path, Path, Path]:
         return self.key_file, self.secret_file, self.client_secret_file
 
-    def fill(self, key: str, secret: str, client_secret: str) -> None:
+    def fill(self, app: App) -> Kept:
         """Write key and secrets durably; remove the file of a secret that there isn't. Blocks.
 
         Raises:
             FolderUnusable: They can't be written.
         """
+        texts = (app.key, app.secret, app.client_secret)
         try:
-            texts = (key, secret, client_secret)
             for file, text in zip(self._files, texts, strict=True):
-                fd = self._open.pop(file)
-                with os.fdopen(fd, "w", encoding="utf-8") as opened:
-                    opened.write(text.strip() + "\n" if text else "")
-                    opened.flush()
-                    os.fsync(fd)
-                if not text:
-                    file.unlink()
+                self._write(file, text.strip())
         except OSError as error:
             raise FolderUnusable(folder=self.key_file.parent, error=error) from error
+        return Kept(
+            self.key_file,
+            self.secret_file if app.secret else None,
+            self.client_secret_file if app.client_secret else None,
+        )
+
+    def _write(self, file: Path, text: str) -> None:
+        is_whole = False
+        fd = self._open.pop(file)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as opened:
+                if text:
+                    opened.write(f"{text}\n")
+                    opened.flush()
+                    os.fsync(fd)
+            is_whole = bool(text)
+        finally:
+            if not is_whole:
+                file.unlink()
 
 
-async def register(transport: Transport, code: str, files: Reserved) -> Registered:
-    """Exchange a code for the App's key and secret, and write them to the files.
+async def exchange(transport: Transport, code: str) -> App:
+    """Exchange a code for the App with its key and secrets.
 
     Raises:
         UsageError: GitHub doesn't know the code (any more).
         NotReachable: GitHub doesn't answer, or not as its documentation says.
-        FolderUnusable: The files can't be written.
     """
     transport.known.know("github code", [code])
     call = Call(
@@ -129,31 +149,19 @@ async def register(transport: Transport, code: str, files: Reserved) -> Register
     if not isinstance(app_id, int) or not isinstance(key, str) or not key:
         reason = "GitHub's answer has no App in it"
         raise NotReachable(cannot=_CANNOT, reason=reason)
-    secret = _text(app.get("webhook_secret"))
-    client_id, client_secret = (
-        _text(app.get("client_id")),
-        _text(app.get("client_secret")),
-    )
-    files.fill(key, secret, client_secret)
-    return Registered(
+    return App(
         app_id=app_id,
         name=_text(app.get("name")) or _text(app.get("slug")),
         page=_text(app.get("html_url")),
-        key_file=files.key_file,
-        secret_file=files.secret_file if secret else None,
-        client_id=client_id,
-        client_secret_file=files.client_secret_file if client_secret else None,
+        key=key,
+        secret=_text(app.get("webhook_secret")),
+        client_id=_text(app.get("client_id")),
+        client_secret=_text(app.get("client_secret")),
     )
 
 
-def _create(file: Path, config_file: Path) -> int:
-    owner = config_file.stat()
-    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    # Root may act for the hub's user, who has to read the file.
-    if os.geteuid() == 0:
-        with suppress(OSError):
-            os.fchown(fd, owner.st_uid, owner.st_gid)
-    return fd
+def _create(file: Path) -> int:
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def _text(value: Json) -> str:
