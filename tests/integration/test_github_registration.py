@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Timer
 
@@ -101,6 +101,13 @@ def lines_to(lines: Iterator[str]) -> Iterator[str]:
             return
 
 
+def first_line(browser: socket.socket) -> str:
+    """Return the first line of an answer; empty if the port was closed before."""
+    with suppress(ConnectionError):
+        return browser.makefile("rb").readline().decode().strip()
+    return ""
+
+
 def names(folder: Path) -> set[str]:
     return {each.name for each in folder.iterdir()}
 
@@ -173,9 +180,11 @@ def test_of_many_redirects_at_once_one_counts(folder: Path, github: GithubApp) -
             ]
             for browser in browsers:
                 browser.sendall(request)
-            code, said = that.ends()
+            replies = [first_line(browser) for browser in browsers]
+        code, said = that.ends()
 
     assert code == 0, said
+    assert replies.count("HTTP/1.0 200 OK") == 1, replies
     conversions = [path for _, path, _ in github.requests if "conversions" in path]
     assert len(conversions) == 1
 

@@ -125,6 +125,26 @@ def test_an_app_is_made_from_the_rules_alone(place: Place) -> None:
     assert place.github.requests == []
 
 
+@pytest.mark.parametrize(
+    ("repositories", "organization", "name"),
+    [
+        (["Acme/a", "acme/b"], "", "dispatchd-acme"),
+        (["acme/a", "octo/b"], "", "dispatchd"),
+        (["acme-*/a"], "", "dispatchd"),
+        (["acme/a"], "octo", "dispatchd-octo"),
+        (["acme/a"], "a" * 23 + "-" + "b" * 15, "dispatchd-" + "a" * 23),
+    ],
+)
+def test_an_app_is_named_after_its_owner(
+    place: Place, repositories: list[str], organization: str, name: str
+) -> None:
+    place.configure(BEFORE.replace(f'["{REPOSITORY}"]', json.dumps(repositories)))
+
+    found = place.say("setup", "--json", "--organization", organization)
+
+    assert json.loads(found.stdout)["manifest"]["name"] == name
+
+
 def test_the_page_posts_the_manifest(place: Place) -> None:
     place.configure(BEFORE)
 

@@ -138,6 +138,8 @@ def listening(make_page: Callable[[str, str], str]) -> Iterator[Redirect]:
 class _Server(ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
+    # With less, strangers who connect all the time keep the browser waiting.
+    request_queue_size = 128
 
     def __init__(self, make_page: Callable[[str, str], str]) -> None:
         super().__init__((_HOST, 0), _Handler)
