@@ -1,4 +1,7 @@
-"""The first commands on a machine that has nothing: how many they are, and how long they take."""
+"""The first commands on a machine that has nothing: how many they are, and how long they take.
+
+Those to a service are counted in `test_service_booted.py`, those to a check on a pull request in `test_tutorials.py`.
+"""
 
 import re
 import subprocess
