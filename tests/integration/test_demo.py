@@ -16,7 +16,6 @@ from support.until import until
 ENDS = {
     **dict.fromkeys(("push", "comment", "release", "dispatch", "deploy"), "succeeded"),
     **dict.fromkeys(("rerun", "build"), "failed"),
-    "typo": "rejected",
     "training": "aborted",
 }
 
@@ -27,7 +26,7 @@ STORY = [
     "3. The same job arrives again.",
     "4. The hub is killed while a job runs.",
     "5. A job that takes ten minutes is cancelled.",
-    "9 jobs, each started at most once and reported.",
+    "8 jobs, each started at most once and reported.",
     "Ctrl-C ends both.",
 ]
 

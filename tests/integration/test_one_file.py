@@ -32,7 +32,7 @@ def test_it_plays_the_demo_and_reports_a_bug(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done
-    assert "9 jobs, each started at most once and reported." in done.stdout
+    assert "8 jobs, each started at most once and reported." in done.stdout
     [report] = tmp_path.glob("dispatchd-bug-report-*.tar.gz")
     with tarfile.open(report) as tar:
         member = tar.extractfile("dispatchd-bug-report/config-check.json")

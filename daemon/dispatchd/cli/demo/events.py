@@ -35,7 +35,6 @@ ARRIVALS: Final = (
     Event("release", "release.published", "show-event"),
     Event("dispatch", "workflow_dispatch", "show-event"),
     Event("rerun", "check_run.rerequested", "failing-tests", "failed"),
-    Event("typo", "push", "no-such-workflow", "rejected"),
 )
 BUILD: Final = Event("build", "pull_request.opened", "build", "failed")
 DEPLOY: Final = Event("deploy", "push", "deploy")
