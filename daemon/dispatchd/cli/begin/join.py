@@ -37,8 +37,7 @@ _TEXT: Final = """\
 # The hub that this machine has joined, by `dispatchd join`. Read after {config}; what is said here counts.
 [cloud]
 url = {url}
-{ca_file}declare_workflows = true
-
+{ca_file}
 [license]
 public_keys = [{public_key}]
 """
