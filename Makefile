@@ -77,7 +77,7 @@ test: $(VENV)/.dev
 test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
 
-## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site; the first commands and the tutorials
+## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site; the first commands, the tutorials, and the commands of every page
 test-release: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "release and not torture"
 

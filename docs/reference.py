@@ -95,7 +95,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 
 def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:
     yield f"## {ctx.command_path}"
-    yield f"```\n{ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}\n```"
+    yield f"```text\n{ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}\n```"
     shown = (command.help or "").split("\f", 1)[0].replace("\b\n", "")
     for paragraph in re.split(r"\n\s*\n", shown.strip()):
         yield _escaped(" ".join(paragraph.split()))

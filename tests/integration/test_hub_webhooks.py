@@ -303,7 +303,7 @@ async def test_the_command_of_the_documentation_makes_a_job_each_time(
         pytest.skip("there is no curl, or no openssl")
     page = (webhooks.ROOT.parents[2] / "docs" / "webhooks.md").read_text()
     blocks = page.partition("## Any other sender")[2].split("```")
-    config, script = blocks[1].removeprefix("toml"), blocks[3]
+    config, script = blocks[1].removeprefix("toml"), blocks[3].removeprefix("sh")
     folder = prepared(tmp_path / "hub")
     (folder / "deploy-secret").write_text(webhooks.PLAIN_SECRET)
     async with hub(folder, more=config) as server:

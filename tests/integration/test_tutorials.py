@@ -1,95 +1,19 @@
 """The tutorials, done as their readers do them: each command in its order, and each line that one is to see."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
 
 import pytest
-from attrs import define, evolve
+from attrs import evolve
 
 from support.github import app_key
 from support.github_app import github_app, press
-from support.tutorial import Step, missing, steps
+from support.tutorial import PATIENCE_S, Reader, Step, missing, steps
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(600)]
 
-PATIENCE_S = 90.0
-"""Longest wait for what a command prints (seconds)."""
-
 MOST_STEPS = 6
 """Most steps from nothing to a check on a pull request (count)."""
-
-
-@define
-class Terminal:
-    """A shell that reads commands, with what it prints."""
-
-    process: subprocess.Popen[str]
-
-    def types(self, commands: str, until: str = "") -> str:
-        """Type commands, and return what they print: to their end, or to the line that begins so."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        end = until or "the end of these commands"
-        # Programs that read stdin get none of what is typed next.
-        last = "" if until else f"echo {end}\n"
-        self.process.stdin.write(f"{{\n{commands}}} </dev/null\n{last}")
-        self.process.stdin.flush()
-        late = Timer(PATIENCE_S, self.process.kill)
-        late.start()
-        lines: list[str] = []
-        try:
-            for line in self.process.stdout:
-                if line.startswith(end):
-                    return "".join([*lines, line])
-                lines.append(line)
-        finally:
-            late.cancel()
-        raise AssertionError((commands, "".join(lines)))
-
-
-@define
-class Reader:
-    """Somebody with a folder of their own, and terminals."""
-
-    home: Path
-
-    @contextmanager
-    def terminal(self) -> Iterator[Terminal]:
-        path = f"{Path(sys.executable).parent}:{os.defpath}"
-        process = subprocess.Popen(
-            ["/bin/bash", "-eu"],
-            cwd=self.home,
-            env={"PATH": path, "HOME": str(self.home)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            process_group=0,
-        )
-        with process:
-            try:
-                yield Terminal(process)
-            finally:
-                # As Ctrl-C and the end of the session.
-                os.killpg(process.pid, signal.SIGINT)
-                assert process.stdin is not None
-                process.stdin.close()
-                late = Timer(PATIENCE_S, process.kill)
-                late.start()
-                process.wait()
-                late.cancel()
-
-    def sees(self, terminal: Terminal, step: Step, until: str = "") -> None:
-        """Do a step, and check that all that the page shows is there."""
-        output = terminal.types(step.commands, until)
-        assert missing(step, output, self.home) == [], output
 
 
 @pytest.fixture

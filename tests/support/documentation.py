@@ -39,6 +39,11 @@ def tokens(page: str) -> Iterator[Token]:
         yield from block.children or ()
 
 
+def fences(page: str) -> Iterator[Token]:
+    """Yield the fenced blocks of a page."""
+    return (each for each in tokens(page) if each.type == "fence")
+
+
 def links(page: str) -> Iterator[str]:
     """Yield where the links and pictures of a page lead, as they are written."""
     for token in tokens(page):

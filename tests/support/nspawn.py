@@ -41,13 +41,14 @@ class Machine:
     """A booted machine: `folder` is ours and has its /etc/dispatchd and /etc/credstore.
 
     One that is bare has the program alone, and an /etc of its own. It sees folders of this machine where `overlaid` says,
-    and what it writes there goes with it.
+    and what it writes there goes with it. One that is apart has a loopback of its own, and no other network.
     """
 
     folder: Path
     name: str
     bare: bool = False
     overlaid: Mapping[str, str] = {}
+    apart: bool = False
     nspawn: subprocess.Popen[bytes] = field(init=False)
     init: int = field(default=0, init=False)
 
@@ -91,7 +92,10 @@ class Machine:
                         f"--overlay={path}::{place}"
                         for path, place in self.overlaid.items()
                     ),
+                    *(("--private-network",) if self.apart else ()),
                     *("--boot", "systemd.mask=systemd-firstboot.service"),
+                    # Where it is apart, no network ever comes.
+                    "systemd.mask=systemd-networkd-wait-online.service",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -184,7 +188,11 @@ class Machine:
 
 @contextmanager
 def booted(
-    folder: Path, *, bare: bool = False, overlaid: Mapping[str, str] = {}
+    folder: Path,
+    *,
+    bare: bool = False,
+    overlaid: Mapping[str, str] = {},
+    apart: bool = False,
 ) -> Iterator[Machine]:
     """Give a booted machine; skip, with the reason, where none can be had."""
     for program in ("systemd-nspawn", "nsenter", "dbus-daemon"):
@@ -193,7 +201,8 @@ def booted(
     if os.geteuid() != 0:
         pytest.skip("only root may boot a container")
     with _alone():
-        machine = Machine(folder, f"dispatchd-test-{os.getpid()}", bare, overlaid)
+        name = f"dispatchd-test-{os.getpid()}"
+        machine = Machine(folder, name, bare, overlaid, apart)
         try:
             _wait_for_boot(machine)
             yield machine

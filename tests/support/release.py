@@ -43,4 +43,4 @@ def fence(heading: str) -> str:
     """Return the commands in the first fence below a heading of docs/install.md."""
     text = (ROOT / "docs/install.md").read_text()
     below = text.partition(f"\n## {heading}\n")[2]
-    return below.partition("```\n")[2].partition("```\n")[0]
+    return below.partition("```sh\n")[2].partition("```\n")[0]

@@ -11,7 +11,9 @@ from support.documentation import (
     anchors,
     command_lines,
     faults,
+    fences,
     links,
+    tokens,
 )
 
 
@@ -47,6 +49,16 @@ def test_every_page_that_the_program_names_is_there() -> None:
 
     assert "docs/security.md" in named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+LANGUAGES = {"sh", "text", "mermaid", "python", "toml", "yaml", "ini"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_code_has_a_language(page: str) -> None:
+    """Commands are `sh`, and a test runs them (test_commands_of_pages.py); forms, output and drawings are `text`."""
+    assert {each.info for each in fences(page)} <= LANGUAGES
+    assert not [each for each in tokens(page) if each.type == "code_block"]
 
 
 OF_TODAY = [page for page in PAGES if page not in {"CHANGELOG.md", "docs/cli.md"}]
