@@ -58,7 +58,8 @@ class Terminal:
         try:
             for line in self.process.stdout:
                 if end in line:
-                    return "".join([*lines, line] if until else lines)
+                    # What ends without a line's end has the mark behind it.
+                    return "".join([*lines, line if until else line.partition(end)[0]])
                 lines.append(line)
         finally:
             late.cancel()
