@@ -78,8 +78,9 @@ test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
 
 ## test-release: what `make dist` and `make site` have built: bundle, Debian package, one file, image, playbook, site; the first commands, the tutorials, and the commands of every page
+# By files, so that one worker has all tests of a machine, which one boots at a time.
 test-release: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "release and not torture"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "release and not torture"
 
 ## torture: kill at every step, cut the power, soak, floods; e.g. make torture DURATION=300 SEED=7 SIZE=2
 torture: $(VENV)/.dev

@@ -10,7 +10,7 @@ import bundle
 from support.documentation import PAGES, fences
 from support.github import app_key
 from support.github_app import CODE, INSTALLATION, github_app, press
-from support.nspawn import Machine, booted
+from support.nspawn import Machine, booted_with_packages
 from support.release import built, fence
 from support.tutorial import Page, Reader
 
@@ -71,16 +71,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     if not Path(f"/usr/bin/python{bundle.PYTHON}").exists():
         pytest.skip(f"the machine has no /usr/bin/python{bundle.PYTHON}")
     folder = tmp_path_factory.mktemp("machine")
-    for each in (folder, *folder.parents):
-        if each.owner() == "root" and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o055)
-    overlaid = {"/usr": "/usr", "/var/lib/dpkg": "/dpkg"}
-    with booted(folder, bare=True, overlaid=overlaid, apart=True) as found:
+    with booted_with_packages(folder, apart=True) as found:
         found.run_now("umount", "/opt/dispatchd/bin/dispatchd")
         found.run_now("rm", "-rf", "/opt/dispatchd")
-        found.run_now("ln", "-s", "/dpkg", "/var/lib/dpkg")
-        found.run_now("rm", "-f", "/usr/sbin/policy-rc.d", "/var/lib/dpkg/statoverride")
-        found.run_now("sh", "-c", ": >/var/lib/dpkg/triggers/File")
         with reader(found, "release").terminal() as terminal:
             terminal.types(f"cp /opt/source/dist/{wheel.name} .")
             terminal.types(f"tar xf /opt/source/dist/{archive.name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.endpoint import SECRET, endpoint
-from support.nspawn import Machine, booted
+from support.nspawn import Machine, booted_with_packages
 from support.release import built
 from support.until import until
 
@@ -57,15 +57,7 @@ def package() -> Path:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Boot a machine with the packages of this one, whose own stay as they are."""
     folder = tmp_path_factory.mktemp("machine")
-    for each in (folder, *folder.parents):
-        if each.owner() == "root" and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o055)
-    overlaid = {"/usr": "/usr", "/var/lib/dpkg": "/dpkg"}
-    with booted(folder, bare=True, overlaid=overlaid) as found:
-        found.run_now("ln", "-s", "/dpkg", "/var/lib/dpkg")
-        # Neither what keeps services down in an image, nor the index of manual pages, nor users of other packages.
-        found.run_now("rm", "-f", "/usr/sbin/policy-rc.d", "/var/lib/dpkg/statoverride")
-        found.run_now("sh", "-c", ": >/var/lib/dpkg/triggers/File")
+    with booted_with_packages(folder) as found:
         yield found
 
 

@@ -19,9 +19,6 @@ PROGRAM = ("--program", "/opt/dispatchd/bin/dispatchd")
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("machine")
-    for each in (folder, *folder.parents):
-        if each.owner() == "root" and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o055)
     with booted(folder, bare=True) as found:
         yield found
 

@@ -200,6 +200,10 @@ def booted(
             pytest.skip(f"{program} isn't installed (Debian: systemd-container, dbus)")
     if os.geteuid() != 0:
         pytest.skip("only root may boot a container")
+    # Users of the machine go through them.
+    for each in (folder, *folder.parents):
+        if each.owner() == "root" and each != Path("/"):
+            each.chmod(each.stat().st_mode | 0o055)
     with _alone():
         name = f"dispatchd-test-{os.getpid()}"
         machine = Machine(folder, name, bare, overlaid, apart)
@@ -208,6 +212,18 @@ def booted(
             yield machine
         finally:
             machine.stop()
+
+
+@contextmanager
+def booted_with_packages(folder: Path, *, apart: bool = False) -> Iterator[Machine]:
+    """Give a bare machine with the Debian packages of this one, whose own stay as they are."""
+    overlaid = {"/usr": "/usr", "/var/lib/dpkg": "/dpkg"}
+    with booted(folder, bare=True, overlaid=overlaid, apart=apart) as found:
+        found.run_now("ln", "-s", "/dpkg", "/var/lib/dpkg")
+        # Neither what keeps services down in an image, nor the index of manual pages, nor users of other packages.
+        found.run_now("rm", "-f", "/usr/sbin/policy-rc.d", "/var/lib/dpkg/statoverride")
+        found.run_now("sh", "-c", ": >/var/lib/dpkg/triggers/File")
+        yield found
 
 
 @contextmanager
