@@ -32,6 +32,7 @@ _VARYING = (
     (r"(once|code)=\S*", "SECRET"),
     (r"/[\w-]{43}$", "/SECRET"),
     (r"\bdhub1\.\S+", "KEY"),
+    (r"\d+ min (\d+ s)", r"\1"),
     (r"\d+(\.\d+)*", "0"),
     (r"\s+", " "),
 )
