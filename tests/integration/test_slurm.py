@@ -252,6 +252,8 @@ async def test_a_job_whose_lease_ends_in_the_queue_asks_again_before_it_begins(
             await at.until_recorded("j")
             await at.daemon.until_logged("job_attempt_started")
             await until(lambda: list(at.daemon.state.glob("runs/j/*/dd-*/until")))
+            # A job that its daemon has not released yet would wait for the next one.
+            await at.cluster.unheld()
             at.daemon.kill()
             (until_file,) = at.daemon.state.glob("runs/j/attempt-1/dd-*/until")
             await until(lambda: time.time() > int(until_file.read_text()))
