@@ -42,12 +42,12 @@ command = ["/bin/sh", "-c", 'echo "$GITHUB_EVENT_NAME in $GITHUB_REPOSITORY by $
 [workflows.failing-tests]
 command = ["/bin/sh", "-c", "echo 3 of 140 tests failed; exit 1"]
 
-# Each of these works until the demo lets it end.
+# Each of these works until the demo lets it end, or for some minutes: a demo that is killed ends none.
 [workflows.build]
-command = ["/bin/sh", "-c", "echo pid $$; while ! [ -e go ]; do sleep 0.1; done; echo 2 errors; exit 7"]
+command = ["/bin/sh", "-c", "echo pid $$; for _ in $(seq 1200); do [ -e go ] && break; sleep 0.1; done; echo 2 errors; exit 7"]
 
 [workflows.deploy]
-command = ["/bin/sh", "-c", "echo pid $$; while ! [ -e go ]; do sleep 0.1; done; echo deployed"]
+command = ["/bin/sh", "-c", "echo pid $$; for _ in $(seq 1200); do [ -e go ] && break; sleep 0.1; done; echo deployed"]
 
 [workflows.training]
 command = ["/bin/sh", "-c", "echo pid $$; sleep 600"]
