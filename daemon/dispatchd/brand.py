@@ -46,11 +46,11 @@ class Brand:
     """Names of a vendor's program. Units, users and folders follow from its name."""
 
     name: str = field()
-    """What people type, and the name of its units, its user and its folders."""
+    """Name of the command, and of its units, user and folders."""
     environment_prefix: str = field()
     """Beginning of the variables that it reads, such as `ACME` of `ACME_CONFIG`; by default made of the name."""
     user_agent: str = field()
-    """What it says that it is, to the endpoint; by default the name, and the release of dispatchd."""
+    """Header `User-Agent` towards the endpoint; by default the name and the release of dispatchd."""
 
     @environment_prefix.default
     def _prefix_of_name(self) -> str:

@@ -37,7 +37,7 @@ class Play:
     stage: Stage
     quiet: bool
     has_reader: bool
-    """Whether a person reads along, and needs time."""
+    """True if a person reads along: each line is followed by a pause."""
     results: list[Result] = field(factory=list, init=False)
 
     def play(self) -> Sequence[Result]:

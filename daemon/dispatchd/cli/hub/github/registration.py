@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Form:
-    """What GitHub's form for a new App is filled with."""
+    """Fields of GitHub's form for a new App."""
 
     settings: "GithubSettings"
     name: str
