@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define
 from typing_extensions import override
 
 from support.cli import Done
-from support.daemon import DaemonLog
+from support.daemon_process import DaemonProcess
 
 PAGE = Path(__file__).parents[2] / "docs" / "vendor.md"
 NAME = "acme-agent"
@@ -61,12 +60,12 @@ def acme(folder: Path, *arguments: str, **env: str) -> Done:
 
 
 @define(kw_only=True)
-class VendorProcess(DaemonLog):
+class VendorProcess(DaemonProcess):
     """A program that runs until a signal, in the folder of its configuration; its log goes to a file."""
 
     command: tuple[str, ...]
-    process: "subprocess.Popen[bytes]" = field(init=False)
 
+    @override
     def start(self) -> None:
         folder = self.config.parent
         with self.log_file.open("ab") as log:
@@ -78,18 +77,6 @@ class VendorProcess(DaemonLog):
                 stdout=log,
                 stderr=log,
             )
-
-    def stop(
-        self, number: signal.Signals = signal.SIGTERM, within_s: float = 30
-    ) -> int:
-        """Stop it with a signal, and return its exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(within_s)
-
-    @property
-    @override
-    def alive(self) -> bool:
-        return self.process.poll() is None
 
 
 @contextmanager
