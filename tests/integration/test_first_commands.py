@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
 
 import pytest
 
 from support.clean_machine import HOME, ROOT, CleanMachine, clean_machine
+from support.patience import killed_if_late
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(900)]
 
@@ -54,16 +54,14 @@ def started(machine: CleanMachine, command: str, until: str) -> Iterator[str]:
         text=True,
     ) as process:
         assert process.stdout is not None
-        late = Timer(PATIENCE_S, process.kill)
-        late.start()
         try:
-            lines = [""]
-            while not lines[-1].startswith(until):
-                lines.append(process.stdout.readline())
-                assert lines[-1], "".join(lines)
-            yield "".join(lines)
+            with killed_if_late(process, PATIENCE_S):
+                lines = [""]
+                while not lines[-1].startswith(until):
+                    lines.append(process.stdout.readline())
+                    assert lines[-1], "".join(lines)
+                yield "".join(lines)
         finally:
-            late.cancel()
             process.kill()
 
 

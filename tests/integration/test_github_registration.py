@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ from attrs import define
 from support.github import app_key
 from support.github_app import APP_ID, CODE, GithubApp, github_app, press
 from support.other_user import USER
+from support.patience import PATIENCE_S, killed_if_late
 
 CONFIG = """
 [github]
@@ -29,9 +30,6 @@ workflow = "ci"
 repositories = ["octo/hello"]
 events = ["pull_request", "push"]
 """
-
-PATIENCE_S = 90
-"""Longest wait for the command (seconds)."""
 
 
 @define
@@ -80,16 +78,15 @@ def setup(folder: Path, *options: str) -> Iterator[Setup]:
         text=True,
     ) as process:
         assert process.stdout is not None
-        late = Timer(PATIENCE_S, process.kill)
-        late.start()
         try:
-            lines = iter(process.stdout.readline, "")
-            found = [
-                re.fullmatch(r"  (http://127\S+)\n", line) for line in lines_to(lines)
-            ]
-            yield Setup(process, next(each[1] for each in found if each))
+            with killed_if_late(process):
+                lines = iter(process.stdout.readline, "")
+                found = [
+                    re.fullmatch(r"  (http://127\S+)\n", line)
+                    for line in lines_to(lines)
+                ]
+                yield Setup(process, next(each[1] for each in found if each))
         finally:
-            late.cancel()
             process.kill()
 
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Timer
 
 import httpx
 import pytest
@@ -22,6 +21,7 @@ from dispatchd.cli.begin.quickstart import started_hub
 from dispatchd.errors import NotReachable
 from support.cli import dispatchd
 from support.kill_init import kill_init
+from support.patience import killed_if_late
 from support.torture import lasting_port
 from support.until import until
 
@@ -42,15 +42,11 @@ class Quickstart:
     def until(self, beginning: str) -> str:
         """Return the first line that begins so; its end is waited for with a deadline."""
         assert self.process.stdout is not None
-        late = Timer(90, self.process.kill)
-        late.start()
-        try:
+        with killed_if_late(self.process):
             for line in self.process.stdout:
                 self.lines.append(line)
                 if line.startswith(beginning):
                     return line
-        finally:
-            late.cancel()
         raise AssertionError((beginning, self.text, self.process.wait()))
 
     def stop(self, number: int = signal.SIGINT) -> int:

@@ -8,7 +8,8 @@ from attrs import evolve
 
 from support.github import app_key
 from support.github_app import github_app, press
-from support.tutorial import PATIENCE_S, Reader, Step, missing, steps
+from support.patience import PATIENCE_S
+from support.tutorial import Reader, Step, missing, steps
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(600)]
 

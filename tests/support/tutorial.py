@@ -9,15 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
-from threading import Timer
 
 import pytest
 from attrs import define, field, frozen
 
 from support.documentation import fences
-
-PATIENCE_S = 90.0
-"""Longest wait for what a command prints (seconds)."""
+from support.patience import killed_if_late
 
 STAYS = {
     "dispatchd hub serve": "hub ready",
@@ -53,17 +50,13 @@ class Terminal:
         last = "" if until else f"echo {end}\n"
         self.process.stdin.write(f"{{\n{commands}\n}} </dev/null\n{last}")
         self.process.stdin.flush()
-        late = Timer(PATIENCE_S, self.process.kill)
-        late.start()
         lines: list[str] = []
-        try:
+        with killed_if_late(self.process):
             for line in self.process.stdout:
                 if end in line:
                     # What ends without a line's end has the mark behind it.
                     return "".join([*lines, line if until else line.partition(end)[0]])
                 lines.append(line)
-        finally:
-            late.cancel()
         pytest.fail(f"{commands}\n{''.join(lines)}")
 
 
@@ -95,10 +88,8 @@ class Reader:
                 os.killpg(process.pid, signal.SIGINT)
                 assert process.stdin is not None
                 process.stdin.close()
-                late = Timer(PATIENCE_S, process.kill)
-                late.start()
-                process.wait()
-                late.cancel()
+                with killed_if_late(process):
+                    process.wait()
 
     def sees(self, terminal: Terminal, step: "Step", until: str = "") -> None:
         """Do a step, and check that all that the page shows is there."""
