@@ -75,6 +75,25 @@ def held(database: Database) -> Iterator[None]:
         first.result(60)
 
 
+def test_a_commit_into_a_file_that_was_moved_meanwhile_counts_as_none(
+    database: Database, tmp_path: Path
+) -> None:
+    file, aside = tmp_path / "hub.db", tmp_path / "aside.db"
+
+    def moving(_: Connection) -> None:
+        submit(database, "j")
+        file.rename(aside)
+
+    with pytest.raises(StorageBusy, match="removed or replaced"):
+        database.write(moving)
+    aside.rename(file)
+
+    assert jobs(database) == ["j"], (
+        "it is the same file again, and has what it was told"
+    )
+    assert not submit(database, "j")
+
+
 def test_calls_that_wait_together_share_a_commit(database: Database) -> None:
     commits: list[None] = []
     event.listen(database.engine, "commit", lambda _: commits.append(None))

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,42 @@ async def test_a_job_that_waits_too_long_in_the_queue_is_taken_back(
     assert at.runs == 0
 
 
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_job_that_has_begun_waits_in_no_queue_whenever_its_daemon_comes_back(
+    cluster: Cluster,
+    tmp_path: Path,
+    is_over: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    async with scene(
+        tmp_path, cluster, {"it": WAITS}, engine="queue_timeout_s = 6"
+    ) as at:
+        at.hand_out("j", "it")
+        await at.until_running()
+        at.daemon.kill()
+        began = datetime.fromisoformat(at.record("j")["attempts"][-1]["started_at"])
+        if is_over:
+            at.go()
+            runs = at.daemon.state / "runs"
+            await until(lambda: list(runs.glob("j/attempt-1/dd-*/exit")), 180, "exit")
+        await until(
+            lambda: datetime.now(UTC) > began + timedelta(seconds=7), 60, "the limit"
+        )
+        at.daemon.start()
+
+        async def is_followed() -> bool:
+            shown = await command("show", "j", "--config", str(at.daemon.config))
+            return "RUNNING" in shown.stdout
+
+        if not is_over:
+            await until(is_followed, 180, "the job in a listing")
+            at.go()
+        end = await at.finished("j")
+
+    assert "exit code 4" in end["result_summary"]
+    assert not (tmp_path / "term").exists()
+    assert at.runs == 1
+
+
 @pytest.mark.parametrize(
     "step",
     few(["sbatch.after", "scontrol.before", "sbatch.before", "scontrol.after"], 2),
@@ -119,9 +156,10 @@ async def test_a_daemon_killed_at_a_step_of_a_start_loses_nothing_and_starts_onc
         at.steps.let_go(step)
         at.daemon.start()
         await at.until_running()
+        batch_job = await at.until_recorded("j")
         at.go()
         end = await at.finished("j")
-        await at.cluster.unheld()
+        await at.cluster.unheld(batch_job["name"])
 
     assert "exit code 4" in end["result_summary"]
     assert at.runs == 1
@@ -249,11 +287,11 @@ async def test_a_job_whose_lease_ends_in_the_queue_asks_again_before_it_begins(
                 lease_seconds=3,
                 extensions=["heartbeat"],
             )
-            await at.until_recorded("j")
+            batch_job = await at.until_recorded("j")
             await at.daemon.until_logged("job_attempt_started")
             await until(lambda: list(at.daemon.state.glob("runs/j/*/dd-*/until")))
             # A job that its daemon has not released yet would wait for the next one.
-            await at.cluster.unheld()
+            await at.cluster.unheld(batch_job["name"])
             at.daemon.kill()
             (until_file,) = at.daemon.state.glob("runs/j/attempt-1/dd-*/until")
             await until(lambda: time.time() > int(until_file.read_text()))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dispatchd.agent.config.engines import OURS, unfit_engines, unfit_options
 from dispatchd.agent.config.keys import Cloud, EngineEntry, File, WorkflowEntry
 from dispatchd.agent.domain.executions.identities import BatchJob
+from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.slurm.commands import Commands
 from dispatchd.agent.engines.slurm.engine import SlurmEngine
 from dispatchd.agent.engines.slurm.listing import Listings
@@ -23,7 +24,7 @@ from dispatchd.agent.engines.slurm.site import Site
 from dispatchd.agent.engines.slurm.states import Row, ended, parsed
 from dispatchd.agent.engines.start_claims import Claim, Files
 from dispatchd.agent.engines.start_script import LAUNCH
-from dispatchd.errors import EngineRefused, EngineSilent
+from dispatchd.errors import EngineRefused, EngineSilent, SpawnFailed
 from dispatchd.linux.clock import MachineTime
 from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted, Unreachable
 from support.slurm_stubs import NoSecrets, stub
@@ -261,6 +262,15 @@ def test_a_row_of_ours_that_cannot_be_read_is_no_listing() -> None:
         parsed("1|dd-0123456789ab-0123456789abcdef|RUNNING|None|x|n1\n", "dd-", {})
 
 
+def test_a_name_with_a_lines_end_in_it_silences_no_listing() -> None:
+    own = "dd-0123456789ab-0123456789abcdef"
+    text = f"1|x\nzz|{own}|y|PENDING|None|0|\n3|{own}|RUNNING|None|0|n1\n"
+
+    rows = list(parsed(text, "dd-", {}).values())
+
+    assert [(row.job_id, row.name) for row in rows] == [(3, own)]
+
+
 def engine_of(folder: Path, row: str) -> tuple[SlurmEngine, BatchJob]:
     """Return an engine whose controller lists one row for a job of a laid out start, and obeys no order."""
     stub(folder, "scancel", "exit 0")
@@ -354,6 +364,68 @@ async def test_a_job_that_is_stopped_in_the_queue_never_begins(
     assert not (tmp_path / "output").exists()
 
 
+async def test_a_job_that_has_begun_is_not_taken_back_though_its_controller_is_away(
+    tmp_path: Path,
+) -> None:
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "exit 7"])
+    engine, job = engine_of(tmp_path, "echo timed out >&2; exit 1")
+    assert run_script(tmp_path).wait(20) == 7
+
+    assert await engine.withdraw(job, tmp_path) is False
+    with anyio.fail_after(20):
+        assert await engine.until_begun(job, tmp_path) == files.begun_ns
+    assert files.begun_ns is not None
+
+
+async def test_a_job_in_the_prolog_of_its_node_has_not_begun(tmp_path: Path) -> None:
+    """For the controller it runs already; its permission to begin is renewed until its script has the claim."""
+    files = laid_out(tmp_path, ["/bin/sh", "-c", "exit 7"])
+    engine, job = engine_of(tmp_path, "echo '7|dd-start|RUNNING|None|0|n1'")
+    stamps = list[int | None]()
+
+    async def see_begin() -> None:
+        stamps.append(await engine.until_begun(job, tmp_path))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(engine.observe, job, tmp_path)
+        tasks.start_soon(see_begin)
+        await until(lambda: engine.describe(job).count("RUNNING"))
+        await anyio.wait_all_tasks_blocked()
+        assert not stamps
+        assert run_script(tmp_path).wait(20) == 7
+        await until(lambda: stamps)
+        tasks.cancel_scope.cancel()
+
+    assert stamps == [files.begun_ns]
+
+
+async def test_a_release_that_is_refused_fails_the_start(tmp_path: Path) -> None:
+    """Otherwise it would be submitted, held and taken back again and again."""
+    stub(tmp_path, "scontrol", "echo Access/permission denied >&2; exit 1")
+    stub(tmp_path, "sbatch", "echo 7")
+    engine, _ = engine_of(tmp_path, "echo '7|dd-start|PENDING|JobHeldUser|0|'")
+    (tmp_path / "state" / "slurm").mkdir(parents=True)
+    recorded = list[BatchJob]()
+
+    async def record(job: BatchJob) -> None:
+        recorded.append(job)
+
+    launch = Launch(
+        run_id="r",
+        command=("/bin/true",),
+        env={},
+        workspace=tmp_path,
+        folder=tmp_path,
+        output_file=tmp_path / "output",
+        files=tmp_path,
+        limit_s=60,
+    )
+    with pytest.raises(SpawnFailed, match="Access/permission denied"):
+        await engine.start(launch, record)
+    [job] = recorded
+    assert await engine.withdraw(job, tmp_path) is True
+
+
 async def test_a_job_that_was_taken_back_has_ended_while_the_controller_is_away(
     tmp_path: Path,
 ) -> None:
@@ -429,6 +501,8 @@ async def test_a_commands_settings_of_others_are_not_passed_on(tmp_path: Path) -
         ("1-0", 86400.0),
         ("1-2:30", 95400.0),
         ("1-2:30:05", 95405.0),
+        ("0", 720.0),
+        ("0:00", 720.0),
     ],
 )
 def test_the_owners_time_limit_is_read_as_sbatch_reads_it(

@@ -254,8 +254,8 @@ class ModelEngine:
     async def permit(self, process: Identity, folder: Path, left_s: float) -> None:
         assert left_s > 0, "begun without a claim"
 
-    async def withdraw(self, process: Identity, folder: Path) -> None:
-        pass
+    async def withdraw(self, process: Identity, folder: Path) -> bool:
+        return False
 
     def waits(self, process: Identity) -> bool:
         return False

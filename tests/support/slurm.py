@@ -28,12 +28,14 @@ class Cluster(slurm.Cluster):
         said = await self.run("squeue", "-h", "-a", "-t", "all", "-o", "%j %T")
         return [(name, state) for name, state in map(str.split, said.splitlines())]
 
-    async def unheld(self) -> None:
-        """Wait until no job is held."""
+    async def unheld(self, name: str = "dd-") -> None:
+        """Wait until no job is held of the daemon that gave this name. A killed daemon of an earlier test may leave others."""
+        daemon, _, _ = name.rpartition("-")
 
         async def look() -> bool:
-            said = await self.run("squeue", "-h", "-a", "-t", "PENDING", "-o", "%r")
-            return "JobHeldUser" not in said
+            said = await self.run("squeue", "-h", "-a", "-t", "PENDING", "-o", "%j %r")
+            own = [line for line in said.splitlines() if line.startswith(f"{daemon}-")]
+            return not any("JobHeldUser" in line for line in own)
 
         await until(look, 180, "no held job")
 

@@ -89,6 +89,8 @@ BOUNDED = {
         "agent/run_loop/attempt.py:_observe",
         "agent/run_loop/watchdogs.py:until_unwanted",
         "agent/run_loop/watchdogs.py:_keep_permission",
+        "agent/run_loop/watchdogs.py:_until_begun",
+        "agent/engines/starts.py:until_claimed",
         "agent/run_loop/queued.py:watch",
         "agent/engines/dagu/client.py:_exchange",
         "agent/engines/submitted/engine.py:observe",

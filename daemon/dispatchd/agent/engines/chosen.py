@@ -201,15 +201,15 @@ class Engines:
             case DagRun() | EngineRun():
                 await self._of(process).permit(process, folder, left_s)
 
-    async def withdraw(self, process: Identity, folder: Path) -> None:
-        """Take an attempt back if it has not begun."""
+    async def withdraw(self, process: Identity, folder: Path) -> bool:
+        """Take an attempt back if it has not begun; return whether it never will."""
         match process:
             case ProcessIdentity():
-                pass
+                return False
             case BatchJob():
-                await self._batch(process).withdraw(process, folder)
+                return await self._batch(process).withdraw(process, folder)
             case DagRun() | EngineRun():
-                await self._of(process).withdraw(process, folder)
+                return await self._of(process).withdraw(process, folder)
 
     def waits(self, process: Identity) -> bool:
         """Return whether an attempt waits in the queue of an engine that tells of all of them at once."""

@@ -146,10 +146,14 @@ class Files:
 
     @property
     def begun_ns(self) -> int | None:
-        """Stamp of the beginning (nanoseconds since the epoch), or None."""
+        """Stamp of the beginning (nanoseconds since the epoch), or None.
+
+        Raises:
+            OSError: Nobody knows.
+        """
         try:
             return (self.folder / CLAIM).lstat().st_mtime_ns
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     @property

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
 
+import anyio
 import structlog
 from anyio import to_thread
 from attrs import field, frozen
@@ -26,6 +27,9 @@ PREFIX: Final = "dd-"
 
 _MARGIN_S: Final = 900.0
 """Time after its limit at which a start is lost that has begun and that its engine has forgotten (seconds)."""
+
+_CLAIM_S: Final = 1.0
+"""Pause between two looks for the claim of a script that is about to begin (seconds)."""
 
 
 class Supplier(Protocol):
@@ -153,6 +157,24 @@ class Starts:
             return False
         return self.time.wall() < begun_ns / 1e9 + limit_s + _MARGIN_S
 
+    async def is_lost(self, files: Files, limit_s: float, *, in_time: bool) -> bool:
+        """Return whether a script has begun, and ended without its exit code, as far as its files tell.
+
+        Args:
+            files: Files of its start.
+            limit_s: Its time limit (seconds).
+            in_time: True if its engine may still say more: then only a script that was killed counts.
+
+        Raises:
+            OSError: Its files can't be used now.
+        """
+        if await to_thread.run_sync(lambda: files.claim) is not Claim.JOB:
+            return False
+        if await to_thread.run_sync(lambda: files.has_left):
+            return True
+        stamp = await to_thread.run_sync(lambda: files.begun_ns)
+        return not in_time and not self.may_run(stamp, limit_s)
+
     def files(self, name: str, attempt_folder: Path) -> Files:
         """Return the files of a start."""
         return Files(attempt_folder / name)
@@ -162,10 +184,24 @@ class Starts:
         files = self.files(name, attempt_folder)
         return await to_thread.run_sync(lambda: files.had_secrets)
 
-    async def begun_ns(self, name: str, attempt_folder: Path) -> int | None:
-        """Return the stamp of a script's claim (nanoseconds); None if it has not begun."""
+    async def until_claimed(
+        self, name: str, attempt_folder: Path, ended: anyio.Event
+    ) -> int | None:
+        """Wait until a script has claimed its start, or that has ended. Return the claim's stamp (nanoseconds), if there is one."""
         files = self.files(name, attempt_folder)
-        return await to_thread.run_sync(lambda: files.begun_ns)
+        while True:
+            is_last = ended.is_set()
+            try:
+                stamp = await to_thread.run_sync(lambda: files.begun_ns)
+            except OSError as error:
+                structlog.get_logger().error(  # a disk's refusal is no bug
+                    "attempt_unreadable", name=name, error=str(error)
+                )
+                stamp = None
+            if is_last or stamp is not None:
+                return stamp
+            with anyio.move_on_after(_CLAIM_S):
+                await ended.wait()
 
     async def permit(
         self, name: str, attempt_folder: Path, left_s: float, *, by: str

@@ -7,6 +7,7 @@ that queue's limit counts.
 from datetime import datetime, timedelta
 from math import inf
 from pathlib import Path
+from typing import Final
 
 import anyio
 from attrs import frozen
@@ -18,6 +19,9 @@ from dispatchd.agent.store.evidence import last_activity_ns
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.protocol.outcome import FailureCause
+
+_AGAIN_S: Final = 60.0
+"""Pause between two tries to take back an attempt that has waited too long in a queue (seconds)."""
 
 
 @frozen
@@ -81,8 +85,16 @@ class Watchdogs:
                 folder,
                 name=f"permission of {record.run_id}",
             )
-            with anyio.move_on_after(max(0.0, most_s - waited_s) if most_s else inf):
-                await stop_requested.wait()
+            left_s = max(0.0, most_s - waited_s) if most_s else inf
+            while not stop_requested.is_set():
+                with anyio.move_on_after(left_s):
+                    await stop_requested.wait()
+                if stop_requested.is_set() or await self._engine.withdraw(
+                    process, folder
+                ):
+                    break
+                # Its claim says that it has begun, whatever its engine has told so far; or nobody can read that now.
+                left_s = _AGAIN_S
             tasks.cancel_scope.cancel()
         return begun_at
 

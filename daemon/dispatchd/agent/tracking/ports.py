@@ -195,8 +195,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def withdraw(self, process: Identity, folder: Path) -> None:
-        """Take an attempt back if it has not begun. Whoever observes it learns whether it had."""
+    async def withdraw(self, process: Identity, folder: Path) -> bool:
+        """Take an attempt back if it has not begun; return whether it never will.
+
+        If it has begun, or that can't be read now, `until_begun` looks for the stamp of its beginning.
+        """
         ...
 
     def waits(self, process: Identity) -> bool:

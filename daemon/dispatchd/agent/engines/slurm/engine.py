@@ -115,11 +115,14 @@ class SlurmEngine:
         """
         await self._site.permit(process.name, folder, left_s, by="sbatch")
 
-    async def withdraw(self, process: BatchJob, folder: Path) -> None:
-        """Take a job back if it has not begun."""
-        if await self._site.is_taken_back(process.name, folder):
-            await self._cancel(process.name)
-            self._site.listings.hurry()
+    async def withdraw(self, process: BatchJob, folder: Path) -> bool:
+        """Take a job back if it has not begun; return whether it never will."""
+        if not await self._site.is_taken_back(process.name, folder):
+            self._of(process).begun.set()
+            return False
+        await self._cancel(process.name)
+        self._site.listings.hurry()
+        return True
 
     def waits(self, process: BatchJob) -> bool:
         """Return whether a job is in the cluster's queue, as far as is known, and nobody observes or releases it."""
@@ -156,9 +159,13 @@ class SlurmEngine:
         return bool(listing.silence) or (listing.rows is told.rows and not is_first)
 
     async def until_begun(self, process: BatchJob, folder: Path) -> int | None:
-        """Wait until a job's script has begun, or the job has ended. Return the stamp of its claim."""
-        await self._of(process).begun.wait()
-        return await self._site.begun_ns(process.name, folder)
+        """Wait until a job's script has begun, or the job has ended. Return the stamp of its claim.
+
+        A job that runs for the controller may still be in its node's prolog.
+        """
+        followed = self._of(process)
+        await followed.begun.wait()
+        return await self._site.until_claimed(process.name, folder, followed.ended)
 
     async def observe(
         self, process: BatchJob, folder: Path

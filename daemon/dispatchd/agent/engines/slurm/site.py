@@ -61,7 +61,9 @@ class Site(Starts):
             hours, minutes, seconds = 0, given[0], 0
         else:
             hours, minutes, seconds = (0, *given)[-3:]
-        return float((days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds)
+        limit_s = float((days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds)
+        # Zero is no limit (sbatch(1), --time).
+        return limit_s or longest_s + 120.0
 
     async def cancel(self, name: str, *, pending_only: bool = False) -> None:
         """Order the end of a job, by the name that is its alone. Says nothing about what came of it.

@@ -140,6 +140,9 @@ def _row(line: str, prefix: str) -> Row | None:
     if len(columns) < _COLUMNS or not columns[1].startswith(prefix):
         return None
     job_id, name, state, *reason, status, nodes = columns
+    if not job_id.isdecimal():
+        # The rest of a name with a line's end in it, which anybody may give a job of this user.
+        return None
     try:
         return Row(
             job_id=int(job_id),

@@ -28,6 +28,9 @@ _SILENT_S: Final = 10.0
 _AT_ONCE: Final = 4
 """Most starts of which the controller is asked something at a time (count)."""
 
+_UNKNOWN: Final = "Invalid job"
+"""Part of what Slurm says of a job that it doesn't know."""
+
 _UNDO_S: Final = 15.0
 """Longest time for taking back a start that isn't wanted any more (seconds); the janitor comes later."""
 
@@ -77,7 +80,7 @@ class Submitter:
                 if job is not None:
                     await record(job)
                     is_recorded = True
-                    await self._release(job)
+                    await self._release(job, launch.folder)
                     return
             finally:
                 self.preparing.discard(name)
@@ -156,14 +159,25 @@ class Submitter:
                 rows = listing.rows.get(name, ())
                 return min((row.job_id for row in rows), default=None)
 
-    async def _release(self, job: BatchJob) -> None:
-        """Let a recorded job go. Whoever follows it takes it back if it is still held afterwards."""
+    async def _release(self, job: BatchJob, folder: Path) -> None:
+        """Let a recorded job go. Whoever follows it takes it back if it is still held afterwards.
+
+        Raises:
+            SpawnFailed: The controller refuses that, so the job never begins.
+        """
         release = ("scontrol", "release", f"jobname={job.name}")
         try:
             async with self._at_once:
                 await self._site.commands.run(*release)
         except (EngineSilent, EngineRefused) as error:
             self._log.warning("slurm_release_failed", name=job.name, reason=str(error))
+            is_refused = isinstance(error, EngineRefused)
+            # A controller that has forgotten the job is another matter: another start is right at once.
+            if not is_refused or _UNKNOWN in str(error):
+                return
+            if await self._site.is_taken_back(job.name, folder):
+                await self._undo(job.name, folder)
+                raise SpawnFailed(command="scontrol", reason=str(error)) from error
 
     async def _undo(self, name: str, folder: Path) -> None:
         """Take a start back that has no record: it is held, so nothing has run."""

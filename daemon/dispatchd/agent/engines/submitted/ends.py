@@ -82,6 +82,16 @@ def ended(
     return Exit(code=code)
 
 
+def unheard(words: Words, name: str, code: int | None, *, refused: bool) -> Exit:
+    """Return the end of an attempt of which its engine says nothing, by the exit code that its script has left, or hasn't."""
+    why = "refuses this machine" if refused else "doesn't answer"
+    said = "the exit code is the one that its script left"
+    if code is None:
+        said = "its script left no exit code"
+    note = f"{words.execution} {name}: {words.controller} {why}; {said}."
+    return Exit(code=code, note=note)
+
+
 def lost(
     words: Words, name: str, found: Found, *, was_terminated: bool = False
 ) -> Exit:

@@ -25,6 +25,7 @@ from dispatchd.agent.engines.submitted.ends import (
     ended,
     is_second,
     lost,
+    unheard,
 )
 from dispatchd.agent.engines.submitted.script import GRACE_S
 from dispatchd.agent.engines.submitted.site import Site, order_stop
@@ -139,16 +140,20 @@ class SubmittedEngine:
             process.name, folder, left_s, by=self._site.words.engine
         )
 
-    async def withdraw(self, process: Submitted, folder: Path) -> None:
-        """Take a start back if it has not begun."""
-        if await self._site.is_taken_back(process.name, folder):
-            await self._cancel(process)
-            self._of(process).hurry.set()
+    async def withdraw(self, process: Submitted, folder: Path) -> bool:
+        """Take a start back if it has not begun; return whether it never will."""
+        if not await self._site.is_taken_back(process.name, folder):
+            self._of(process).begun.set()
+            return False
+        await self._cancel(process)
+        self._of(process).hurry.set()
+        return True
 
     async def until_begun(self, process: Submitted, folder: Path) -> int | None:
         """Wait until a script has begun, or has ended. Return the stamp of its claim."""
-        await self._of(process).begun.wait()
-        return await self._site.begun_ns(process.name, folder)
+        followed = self._of(process)
+        await followed.begun.wait()
+        return await self._site.until_claimed(process.name, folder, followed.ended)
 
     async def observe(
         self, process: Submitted, folder: Path
@@ -186,14 +191,12 @@ class SubmittedEngine:
         Raises:
             OSError: Its files can't be used now.
         """
-        match await to_thread.run_sync(lambda: files.claim):
-            case Claim.DAEMON:
-                await self._cancel(process)
-                return NeverStarted()
-            case Claim.JOB:
-                followed.begun.set()
-            case Claim.NOBODY:
-                pass
+        claim = await to_thread.run_sync(lambda: files.claim)
+        if claim is Claim.DAEMON:
+            await self._cancel(process)
+            return NeverStarted()
+        if claim is Claim.JOB:
+            followed.begun.set()
         try:
             found = await self._site.executor.find(process.name)
         except (EngineSilent, EngineRefused) as error:
@@ -222,11 +225,10 @@ class SubmittedEngine:
         if followed.is_stopping or is_refused:
             followed.pause_s = _SOON_S
             code = await to_thread.run_sync(lambda: files.exit_code)
-            if code is not None:
-                why = "refuses this machine" if is_refused else "doesn't answer"
-                words = self._site.words
-                note = f"{words.execution} {process.name}: {words.controller} {why}; the exit code is the one that its script left."
-                return Exit(code=code, note=note)
+            if code is not None or await self._site.is_lost(
+                files, process.limit_s, in_time=not is_refused
+            ):
+                return unheard(self._site.words, process.name, code, refused=is_refused)
         since = self._site.now() if self._silence is None else self._silence.since
         self._silence = Unreachable(str(error), since)
         return self._silence

@@ -96,7 +96,7 @@ def _empty_log(connection: Any, record: Any) -> None:  # noqa: ANN401  # likewis
             record.info[_TRY_AT] = LOG_BYTES
 
 
-def _require_file(db: Connection) -> None:
+def require_file(db: Connection) -> None:
     """Check that a connection's file is still the database.
 
     What is committed to a file that has been removed or replaced is gone with the process.
@@ -126,7 +126,7 @@ def _refuse_changes(connection: Any, _: object) -> None:  # noqa: ANN401  # like
 
 
 def _begin(db: Connection) -> None:
-    _require_file(db)
+    require_file(db)
     if db.get_execution_options().get(READ_ONLY):
         db.exec_driver_sql("BEGIN")
         return

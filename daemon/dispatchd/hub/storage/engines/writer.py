@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.storage.engines.reasons import reason_of
+from dispatchd.hub.storage.engines.sqlite import require_file
 
 T = TypeVar("T")
 
@@ -108,10 +109,12 @@ class Writer:
         """Make a call and others that wait in one transaction, and answer them once it is committed."""
         begun = [first]
         try:
-            with self._engine.begin() as self._open:
-                outcomes = [
-                    self._made(self._open, call) for call in self._in_turn(begun)
-                ]
+            with self._engine.connect() as db:
+                with db.begin():
+                    self._open = db
+                    outcomes = [self._made(db, call) for call in self._in_turn(begun)]
+                # It may have been moved since the transaction began.
+                require_file(db)
         except BaseException as error:  # noqa: BLE001  # each caller gets it; the thread has to serve the next ones
             outcomes = [_Outcome(error=_of_one(error)) for _ in begun]
         finally:
