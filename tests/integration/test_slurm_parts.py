@@ -371,7 +371,8 @@ async def test_a_job_that_has_begun_is_not_taken_back_though_its_controller_is_a
     engine, job = engine_of(tmp_path, "echo timed out >&2; exit 1")
     assert run_script(tmp_path).wait(20) == 7
 
-    assert await engine.withdraw(job, tmp_path) is False
+    assert await engine.has_begun(job, tmp_path)
+    assert not await engine.withdraw(job, tmp_path)
     with anyio.fail_after(20):
         assert await engine.until_begun(job, tmp_path) == files.begun_ns
     assert files.begun_ns is not None
@@ -423,7 +424,8 @@ async def test_a_release_that_is_refused_fails_the_start(tmp_path: Path) -> None
     with pytest.raises(SpawnFailed, match="Access/permission denied"):
         await engine.start(launch, record)
     [job] = recorded
-    assert await engine.withdraw(job, tmp_path) is True
+    assert await engine.withdraw(job, tmp_path)
+    assert not await engine.has_begun(job, tmp_path)
 
 
 async def test_a_job_that_was_taken_back_has_ended_while_the_controller_is_away(

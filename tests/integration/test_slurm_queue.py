@@ -79,16 +79,18 @@ async def queue(folder: Path, settings: str = "") -> AsyncIterator[Queue]:
     # It is released when nothing keeps the controller from that.
     stub(
         *(place, "scontrol"),
-        f"{name}; while [ -e {place}/slow ]; do sleep 0.05; done; {alone}; "
+        f"[ -e {place}/refused ] && {{ echo Access denied >&2; exit 1; }}; {name}; while [ -e {place}/slow ]; do sleep 0.05; done; {alone}; "
         f'sed -i "/$name/s/JobHeldUser/Priority/" {place}/listing; echo "$@" >>{place}/scontrol.log',
     )
     stub(
         *(place, "scancel"),
-        f'{name}; echo "$@" >>{place}/scancel.log; {alone}; sed -i "/$name/d" {place}/listing',
+        f'{name}; echo "$@" >>{place}/scancel.log; while [ -e {place}/stuck ]; do sleep 0.05; done; {alone}; sed -i "/$name/d" {place}/listing',
     )
     async with endpoint() as cloud:
         config = write_config(
-            *(folder, cloud.url, {"it": ["/bin/true"]}), limits='engine = "hpc"'
+            *(folder, cloud.url, {"it": ["/bin/true"]}),
+            limits='engine = "hpc"',
+            runs="retry_wait_s = 1\nstart_retries = 2",
         )
         with config.open("a") as more:
             more.write(
@@ -146,6 +148,36 @@ async def test_a_limit_of_the_queue_counts_for_a_job_that_nobody_observes(
         await advance(60)
         end = await at.finished("j")
     assert (end["result_status"], end["result_cause"]) == ("failed", "queue-timeout")
+
+
+async def test_a_limit_of_the_queue_counts_in_a_prolog_and_ends_a_job_once(
+    tmp_path: Path,
+) -> None:
+    async with queue(tmp_path, "queue_timeout_s = 60\n") as at:
+        await at.hand_out("j")
+        listed = at.listing.read_text().replace("PENDING|Priority", "RUNNING|None")
+        at.listing.write_text(listed)
+        await until(lambda: tasks_named("beginning of j"))
+        stuck = at.folder / "bin" / "stuck"
+        stuck.touch()
+        await advance(60)
+        # The claim is the daemon's now, while its order is under way.
+        await until(lambda: at.orders("scancel"))
+        await advance(5)
+        stuck.unlink()
+        end = await at.finished("j")
+    assert (end["result_status"], end["result_cause"]) == ("failed", "queue-timeout")
+    assert len(at.orders("scontrol")) == 1
+
+
+async def test_a_release_that_is_always_refused_ends_the_job(tmp_path: Path) -> None:
+    async with queue(tmp_path) as at:
+        (at.folder / "bin" / "refused").touch()
+        at.cloud.hand_out({"id": "j", "dag_name": "it"})
+        end = await at.finished("j")
+    assert end["result_status"] == "failed"
+    assert "Access denied" in end["result_summary"]
+    assert not at.listing.read_text()
 
 
 async def test_a_job_that_is_listed_before_its_release_is_not_taken_back(

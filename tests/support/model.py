@@ -257,6 +257,9 @@ class ModelEngine:
     async def withdraw(self, process: Identity, folder: Path) -> bool:
         return False
 
+    async def has_begun(self, process: Identity, folder: Path) -> bool:
+        return True
+
     def waits(self, process: Identity) -> bool:
         return False
 

@@ -211,6 +211,16 @@ class Engines:
             case DagRun() | EngineRun():
                 return await self._of(process).withdraw(process, folder)
 
+    async def has_begun(self, process: Identity, folder: Path) -> bool:
+        """Return whether an attempt has begun, or nobody can tell now."""
+        match process:
+            case ProcessIdentity():
+                return True
+            case BatchJob():
+                return await self._batch(process).has_begun(process, folder)
+            case DagRun() | EngineRun():
+                return await self._of(process).has_begun(process, folder)
+
     def waits(self, process: Identity) -> bool:
         """Return whether an attempt waits in the queue of an engine that tells of all of them at once."""
         return isinstance(process, BatchJob) and self._batch(process).waits(process)

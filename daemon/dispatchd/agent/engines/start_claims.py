@@ -152,9 +152,10 @@ class Files:
             OSError: Nobody knows.
         """
         try:
-            return (self.folder / CLAIM).lstat().st_mtime_ns
+            stamp = (self.folder / CLAIM).lstat().st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return None if self.claim is Claim.DAEMON else stamp
 
     @property
     def exit_code(self) -> int | None:

@@ -31,6 +31,9 @@ _MARGIN_S: Final = 900.0
 _CLAIM_S: Final = 1.0
 """Pause between two looks for the claim of a script that is about to begin (seconds)."""
 
+_PROLOG_S: Final = 3600.0
+"""Longest wait for the claim of a script that runs for its engine (seconds): the prolog of a node comes before it."""
+
 
 class Supplier(Protocol):
     """Source of what every attempt needs before its start, and of the daemon's environment."""
@@ -187,21 +190,39 @@ class Starts:
     async def until_claimed(
         self, name: str, attempt_folder: Path, ended: anyio.Event
     ) -> int | None:
-        """Wait until a script has claimed its start, or that has ended. Return the claim's stamp (nanoseconds), if there is one."""
+        """Wait until a script has claimed its start, or that has ended, or `_PROLOG_S` has passed.
+
+        Returns:
+            The claim's stamp (nanoseconds since the epoch), if there is one that can be read.
+        """
         files = self.files(name, attempt_folder)
-        while True:
-            is_last = ended.is_set()
-            try:
-                stamp = await to_thread.run_sync(lambda: files.begun_ns)
-            except OSError as error:
-                structlog.get_logger().error(  # a disk's refusal is no bug
-                    "attempt_unreadable", name=name, error=str(error)
-                )
-                stamp = None
-            if is_last or stamp is not None:
-                return stamp
-            with anyio.move_on_after(_CLAIM_S):
-                await ended.wait()
+        stamp: int | None = None
+        with anyio.move_on_after(_PROLOG_S):
+            while stamp is None:
+                is_last = ended.is_set()
+                with suppress(OSError):
+                    stamp = await to_thread.run_sync(lambda: files.begun_ns)
+                if is_last:
+                    break
+                with anyio.move_on_after(0 if stamp else _CLAIM_S):
+                    await ended.wait()
+        return stamp
+
+    async def has_begun(
+        self, name: str, attempt_folder: Path, begun: anyio.Event
+    ) -> bool:
+        """Return whether a script has claimed its start, and set `begun` then. True if nobody can read that now, which is logged."""
+        files = self.files(name, attempt_folder)
+        try:
+            claim = await to_thread.run_sync(lambda: files.claim)
+        except OSError as error:
+            structlog.get_logger().error(  # a disk's refusal is no bug
+                "attempt_unreadable", name=name, error=str(error)
+            )
+            return True
+        if claim is Claim.JOB:
+            begun.set()
+        return claim is Claim.JOB
 
     async def permit(
         self, name: str, attempt_folder: Path, left_s: float, *, by: str

@@ -388,5 +388,4 @@ def _ending(error: RunError) -> Ending:
 def _with_process(record: TrackedJob, process: Identity) -> TrackedJob:
     if record.attempt is None:
         return record
-    started = record.with_attempt(record.attempt.identified(process))
-    return evolve(started, start_failures=0)
+    return record.with_attempt(record.attempt.identified(process))

@@ -128,7 +128,7 @@ def _with_end(record: TrackedJob, judgement: Judgement, now: datetime) -> Tracke
         cause=judgement.ruling.cause,
         summary=judgement.summary,
     )
-    return record.with_attempt(ended)
+    return evolve(record.with_attempt(ended), start_failures=0)
 
 
 def _without_texts(evidence: Evidence) -> Evidence:

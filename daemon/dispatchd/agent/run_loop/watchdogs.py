@@ -21,7 +21,7 @@ from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.protocol.outcome import FailureCause
 
 _AGAIN_S: Final = 60.0
-"""Pause between two tries to take back an attempt that has waited too long in a queue (seconds)."""
+"""Pause between two looks whether an attempt that has waited too long in a queue has begun (seconds)."""
 
 
 @frozen
@@ -89,11 +89,10 @@ class Watchdogs:
             while not stop_requested.is_set():
                 with anyio.move_on_after(left_s):
                     await stop_requested.wait()
-                if stop_requested.is_set() or await self._engine.withdraw(
+                if stop_requested.is_set() or not await self._engine.has_begun(
                     process, folder
                 ):
                     break
-                # Its claim says that it has begun, whatever its engine has told so far; or nobody can read that now.
                 left_s = _AGAIN_S
             tasks.cancel_scope.cancel()
         return begun_at
@@ -104,10 +103,10 @@ class Watchdogs:
         """Renew an attempt's permission to begin with each answer about its claim; take it back once that is lost."""
         fence = self._tracking.fence
         while (newest := self._tracking.tracker.get(job_id)) is not None:
-            if fence.has_lost(newest):
-                await self._engine.withdraw(process, folder)
+            if not fence.has_lost(newest):
+                await renew(self._tracking, self._engine, newest)
+            elif await self._engine.withdraw(process, folder):
                 return
-            await renew(self._tracking, self._engine, newest)
             await anyio.sleep(pause_s(newest))
 
     def _deadline(

@@ -196,10 +196,11 @@ class Engine(Protocol):
         ...
 
     async def withdraw(self, process: Identity, folder: Path) -> bool:
-        """Take an attempt back if it has not begun; return whether it never will.
+        """Take an attempt back if it has not begun; return whether it never will."""
+        ...
 
-        If it has begun, or that can't be read now, `until_begun` looks for the stamp of its beginning.
-        """
+    async def has_begun(self, process: Identity, folder: Path) -> bool:
+        """Return whether an attempt has begun, whatever its engine has told so far; True if nobody can tell now."""
         ...
 
     def waits(self, process: Identity) -> bool:

@@ -118,11 +118,15 @@ class SlurmEngine:
     async def withdraw(self, process: BatchJob, folder: Path) -> bool:
         """Take a job back if it has not begun; return whether it never will."""
         if not await self._site.is_taken_back(process.name, folder):
-            self._of(process).begun.set()
             return False
         await self._cancel(process.name)
         self._site.listings.hurry()
         return True
+
+    async def has_begun(self, process: BatchJob, folder: Path) -> bool:
+        """Return whether a job's script has its claim, or nobody can read that now."""
+        begun = self._of(process).begun
+        return await self._site.has_begun(process.name, folder, begun)
 
     def waits(self, process: BatchJob) -> bool:
         """Return whether a job is in the cluster's queue, as far as is known, and nobody observes or releases it."""

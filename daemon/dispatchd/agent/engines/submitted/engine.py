@@ -112,10 +112,7 @@ class SubmittedEngine:
 
     def through(self, executor: Executor) -> "SubmittedEngine":
         """Return an engine that does all the same by other calls."""
-        site = evolve(self._site, executor=executor)
-        return SubmittedEngine(
-            self.queue_timeout_s, site, self._supplier, self._owned, self._identity
-        )
+        return evolve(self, site=evolve(self._site, executor=executor))
 
     async def start(
         self, launch: Launch, record: Callable[[Submitted], Awaitable[None]]
@@ -143,11 +140,15 @@ class SubmittedEngine:
     async def withdraw(self, process: Submitted, folder: Path) -> bool:
         """Take a start back if it has not begun; return whether it never will."""
         if not await self._site.is_taken_back(process.name, folder):
-            self._of(process).begun.set()
             return False
         await self._cancel(process)
         self._of(process).hurry.set()
         return True
+
+    async def has_begun(self, process: Submitted, folder: Path) -> bool:
+        """Return whether a script has its claim, or nobody can read that now."""
+        begun = self._of(process).begun
+        return await self._site.has_begun(process.name, folder, begun)
 
     async def until_begun(self, process: Submitted, folder: Path) -> int | None:
         """Wait until a script has begun, or has ended. Return the stamp of its claim."""
