@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dispatchd.redaction.redactor import MARK
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Request, as_json, endpoint
 from support.until import until
@@ -69,6 +70,24 @@ def reasons(daemon: DaemonHere) -> list[str]:
     # Said once.
     assert len(lines) <= 1
     return lines[0]["reasons"] if lines else []
+
+
+async def test_nothing_that_is_reported_has_a_mask_of_the_run(tmp_path: Path) -> None:
+    script = """
+echo "before it: river-of-words"
+echo "::add-mask::river-of-words"
+echo "version=river-of-words" >>"$GITHUB_OUTPUT"
+echo "# It is river-of-words" >"$GITHUB_STEP_SUMMARY"
+echo "::error file=a.py::river-of-words"
+echo "ends with river-of-words"; exit 3
+"""
+    finish, _ = await finish_of(tmp_path, script)
+
+    assert finish["result_status"] == "failed"
+    assert finish["result_outputs"] == {"version": MARK}
+    assert finish["result_step_summary"] == f"# It is {MARK}\n"
+    assert f"ends with {MARK}\n" in finish["result_output"]
+    assert "river-of-words" not in json.dumps(finish)
 
 
 async def test_a_run_is_reported_with_its_outputs_and_its_summary(

@@ -1,6 +1,7 @@
 """The log of an attempt in chunks: whatever is lost, doubled, restarted or cut, the hub has the redacted local file."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dispatchd.agent.loops.logs.text import LogText
+from dispatchd.agent.store.evidence import masks_of, note_masks
 from dispatchd.hub.storage.logs.files import LogFiles
 from dispatchd.hub.storage.logs.store import LogStore
 from dispatchd.linux.file_holes import cut_middle, read_around_holes
@@ -18,6 +20,7 @@ from dispatchd.redaction.redactor import Redactor
 
 SECRET = "correct-horse-battery-staple"
 REDACTOR = Redactor.of([SECRET])
+MASKED = b"river-of-words"
 MIB = 1 << 20
 
 PIECES = st.sampled_from(
@@ -28,6 +31,8 @@ PIECES = st.sampled_from(
         SECRET.encode(),
         SECRET[:9].encode(),
         SECRET[9:].encode() + b"\n",
+        b"::add-mask::" + MASKED + b"\n",
+        b"it says " + MASKED + b"\n",
         b"token=" + SECRET[:4].encode(),
         b"\x1b[32mgreen\x1b[0m <b>&\n",
         b"\xff\xfe not UTF-8 \x00\x01\n",
@@ -115,11 +120,17 @@ class Sending:
             "doubled": lambda: self.send(times=2),
             "old": self.repeat_the_first,
             "restart": self.restart,
-            "cut": lambda: cut_middle(self.file, 32 * 1024),
+            "cut": lambda: cut_middle(self.file, 32 * 1024, note_masks),
             "extend": self.extend,
             "forget": self.forget,
         }
         steps[step]()
+
+    def clean(self) -> bytes:
+        """Return the log as one reading has it."""
+        copy = self.file.with_name("clean")
+        LogText(self.file, REDACTOR).save(copy)
+        return copy.read_bytes()
 
     def finish(self) -> None:
         for _ in range(10_000):
@@ -152,9 +163,13 @@ def test_the_hub_has_the_redacted_local_file(
         sending.finish()
 
         local = b"".join(read_around_holes(sending.file, MIB))
-        text = local.decode("utf-8", "surrogateescape")
-        clean = REDACTOR.scrub(text).encode("utf-8", "surrogateescape")
+        clean = sending.clean()
         assert sending.stored() == clean
+        if not masks_of(sending.file):
+            text = local.decode("utf-8", "surrogateescape")
+            assert clean == REDACTOR.scrub(text).encode("utf-8", "surrogateescape")
+        before = re.split(rb"(?m)^::add-mask::", local)[0]
+        assert clean.count(MASKED) <= before.count(MASKED)
         [part] = sending.hub.parts("j", ["m"])
         assert part.is_whole
         # What was on the way for long comes when all is over.

@@ -7,7 +7,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,10 @@ _TAIL_PART: Final = 2
 it isn't cut at every look."""
 
 
+def _always(_path: Path, _start: int, _end: int) -> bool:
+    return True
+
+
 def allocated(path: Path) -> int:
     """Return the disk space of a file (bytes); 0 if it doesn't exist."""
     try:
@@ -35,10 +39,12 @@ def allocated(path: Path) -> int:
         return 0
 
 
-def cut_middle(path: Path, most: int) -> bool:
+def cut_middle(
+    path: Path, most: int, may_free: Callable[[Path, int, int], bool] = _always
+) -> bool:
     """Free the middle of a file that takes more disk space than `most` (bytes). Return whether something was freed.
 
-    A marker at the beginning of the hole gives the size of the part left out. Anything but a regular file with one
+    `may_free` is asked about the part first (bytes from, bytes to), so that what matters of it can be noted. A marker at the beginning of the hole gives the size of the part left out. Anything but a regular file with one
     name is left alone: its writer may have put a link in its place.
 
     Raises:
@@ -52,6 +58,8 @@ def cut_middle(path: Path, most: int) -> bool:
         start = most // _HEAD_PART // _BLOCK * _BLOCK
         end = (file_stat.st_size - most // _TAIL_PART) // _BLOCK * _BLOCK
         if _room(file_stat) <= most or end <= start + _BLOCK:
+            return False
+        if not may_free(path, start, end):
             return False
         _punch(fd, start, end - start)
         with suppress(OSError):

@@ -84,15 +84,23 @@ class Redactor:
     @classmethod
     def of_forms(cls, secrets: Iterable[SecretForms]) -> Self:
         """Return the redactor of some secrets whose forms are known."""
+        nothing = cls(forms=(), with_hidden=(), in_lines=(), in_joined=())
+        return nothing._and(secrets)
+
+    def also(self, secrets: Iterable[str]) -> Self:
+        """Return the redactor of these secrets and of others."""
+        return self._and(map(SecretForms.of, secrets))
+
+    def _and(self, secrets: Iterable[SecretForms]) -> Self:
         every = list(secrets)
         written = {form for secret in every for form in secret.written}
         seen = {form for secret in every for form in secret.seen}
         in_joined = {form for secret in every for form in secret.in_joined}
-        return cls(
-            forms=tuple(sorted(written)),
-            with_hidden=tuple(sorted(written - seen)),
-            in_lines=tuple(sorted(seen - in_joined)),
-            in_joined=tuple(sorted(in_joined)),
+        return type(self)(
+            forms=tuple(sorted(written.union(self._forms))),
+            with_hidden=tuple(sorted((written - seen).union(self._with_hidden))),
+            in_lines=tuple(sorted((seen - in_joined).union(self._in_lines))),
+            in_joined=tuple(sorted(in_joined.union(self._in_joined))),
         )
 
     @property

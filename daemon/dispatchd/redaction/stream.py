@@ -1,10 +1,13 @@
 """Redaction of a text that comes in pieces, such as a log that somebody watches."""
 
+from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, field
 
 from dispatchd.redaction.invisible import shown
+from dispatchd.redaction.masks import MASK_LINE, MOST, masks
 from dispatchd.redaction.patterns import LONGEST, Place
 from dispatchd.redaction.redactor import MARK, Redactor
 
@@ -25,9 +28,16 @@ class StreamRedactor:
     It stores the text that it has returned for a while, because a value may continue long after its key. It doesn't store
     all of a value or a private key of more than `LONGEST` characters, nor more than `_MOST_HIDDEN` invisible
     characters. It may return the rest of such a one.
+
+    A mask in the text (`masks`) is a secret from its line on.
     """
 
     _redactor: Redactor
+    _coming: deque[tuple[int, Redactor]] = field(factory=deque, init=False)
+    """Redactors that count from a place on which has not been returned yet, in their order."""
+    _masks: set[str] = field(factory=set, init=False)
+    _looked: int = field(default=0, init=False)
+    """Place up to which the text has been searched for masks."""
     _seen: str = field(default="", init=False)
     _returned: int = field(default=0, init=False)
     _enough: int = field(default=0, init=False)
@@ -36,6 +46,7 @@ class StreamRedactor:
     def feed(self, piece: str) -> str:
         """Take the next piece. Return the text that is certain by now."""
         self._seen += piece
+        self._look_for_masks()
         pending = len(self._seen) - self._returned
         if pending < self._enough:
             return ""
@@ -50,9 +61,13 @@ class StreamRedactor:
             keep = max(
                 min(keep, last - _KEY_AND_INDENT), self._returned - hold - LONGEST
             )
-        keep = max(keep, 0)
-        self._seen, self._returned = self._seen[keep:], self._returned - keep
+        self._drop(max(keep, 0))
         return clean
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Count values as masks from here on: the text that had their lines is not here any more."""
+        for value in values:
+            self._mask(len(self._seen), value)
 
     def glimpse(self, fresh: int) -> str:
         """Return the whole lines behind the text that was returned that are most likely clean; changes nothing.
@@ -64,11 +79,12 @@ class StreamRedactor:
             fresh: Length of the end that was written just now, so that a secret in it may be incomplete (characters).
         """
         seen = self._seen
-        settled = len(seen) - max(fresh, self._redactor.begins_within(seen))
+        redactor = self._newest
+        settled = len(seen) - max(fresh, redactor.begins_within(seen))
         until = seen.rfind("\n", self._returned, max(settled, self._returned)) + 1
         if until <= self._returned:
             return ""
-        places = self._redactor.places(seen)
+        places = redactor.places(seen)
         for start, end in reversed(places):
             # A private key at the end of the text may have more lines.
             is_open = start < until <= end + 1 and _is_begun_key(seen[start:end])
@@ -80,14 +96,38 @@ class StreamRedactor:
 
     def close(self) -> str:
         """Return the rest."""
+        self._look_for_masks(end="\n")
         clean, _ = self._answer(len(self._seen))
-        self._seen, self._returned = "", 0
+        self._drop(len(self._seen))
+        self._returned = 0
         return clean
+
+    @property
+    def _newest(self) -> Redactor:
+        return self._coming[-1][1] if self._coming else self._redactor
+
+    def _look_for_masks(self, end: str = "") -> None:
+        seen = self._seen
+        for place, value in masks(seen + end, self._looked):
+            self._mask(place, value)
+        # The last line may get its end with the next piece.
+        self._looked = max(self._looked, seen.rfind("\n") + 1, len(seen) - MASK_LINE)
+
+    def _mask(self, place: int, value: str) -> None:
+        if len(self._masks) < MOST and value not in self._masks and MARK not in value:
+            self._masks.add(value)
+            self._coming.append((place, self._newest.also([value])))
+
+    def _drop(self, size: int) -> None:
+        """Drop the beginning of the text (characters)."""
+        self._seen, self._returned = self._seen[size:], self._returned - size
+        self._looked = max(0, self._looked - size)
+        self._coming = deque((place - size, each) for place, each in self._coming)
 
     def _held(self, pending: int) -> int:
         """Return the length of the end that may belong to a secret that continues after it (characters)."""
         # A form over several lines is longer than on one line.
-        hold = least = max(2 * self._redactor.reach, _SPAN)
+        hold = least = max(2 * self._newest.reach, _SPAN)
         while (
             hold < min(pending, _MOST_HIDDEN) and len(shown(self._seen[-hold:])) < least
         ):
@@ -96,9 +136,18 @@ class StreamRedactor:
 
     def _answer(self, until: int) -> tuple[str, int]:
         """Return the clean text up to a character, and the start of a secret that continues there (-1: none does)."""
-        places = self._redactor.places(self._seen)
-        clean, self._returned, last = self._clean(until, places)
-        return clean, last
+        clean = ""
+        while self._coming and self._coming[0][0] < until:
+            place, redactor = self._coming.popleft()
+            before, self._returned, _ = self._clean(
+                place, self._redactor.places(self._seen)
+            )
+            clean += before
+            self._redactor = redactor
+        rest, self._returned, last = self._clean(
+            until, self._redactor.places(self._seen)
+        )
+        return clean + rest, last
 
     def _clean(self, until: int, places: list[Place]) -> tuple[str, int, int]:
         """Return the clean text up to a character, its end, and the start of a secret that continues there (-1: none)."""

@@ -31,6 +31,7 @@ from dispatchd.agent.run_loop.queued import Queued
 from dispatchd.agent.run_loop.token import given_secrets
 from dispatchd.agent.run_loop.unkillable import Survivors
 from dispatchd.agent.run_loop.watchdogs import Watchdogs
+from dispatchd.agent.store.evidence import note_masks
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Engine, Source
@@ -333,7 +334,7 @@ class AttemptRunner:
             while most:
                 if allocated(path) > most:
                     try:
-                        await to_thread.run_sync(cut_middle, path, most)
+                        await to_thread.run_sync(cut_middle, path, most, note_masks)
                     except OSError as error:
                         self._log.error(
                             "output_not_limited",

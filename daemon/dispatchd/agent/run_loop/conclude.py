@@ -33,7 +33,9 @@ from dispatchd.agent.store.artifacts.snapshots import Bounds, Owner, Wanted
 from dispatchd.agent.store.durable import sync_folder
 from dispatchd.agent.store.evidence import (
     Stories,
+    masks_of,
     missing_artifacts,
+    note_masks,
     read_result,
     read_tail,
 )
@@ -50,6 +52,7 @@ from dispatchd.protocol.extensions import ARTIFACTS
 from dispatchd.protocol.outcome import Exit, NeverStarted
 from dispatchd.protocol.result import NoResult, RunResult
 from dispatchd.redaction.known_secrets import KnownSecrets
+from dispatchd.redaction.redactor import Redactor
 
 _COPIED_WITHIN_S: Final = 60.0
 """Longest time in which artifacts are copied (seconds): the finish waits for it, and not for the endpoint to have them."""
@@ -188,8 +191,12 @@ class Concluder:
             and ARTIFACTS in record.job.extensions
         ):
             self._copy_artifacts(record, attempt, workflow, artifacts)
+        masks = masks_of(run.output_file(attempt.number))
+        redactor = self.known.redactor.also(masks)
         try:
-            self._write_report(record, attempt, result, terms, known=known)
+            self._write_report(
+                record, attempt, result, terms, redactor if known else None
+            )
         except StoreUnavailable as error:
             # The command may have left anything there; its job must end all the same.
             self._log.error("not_stored", error=str(error), **job_context(record))
@@ -207,6 +214,7 @@ class Concluder:
         return Gathered(
             evidence=evidence,
             secrets_known=known,
+            redactor=redactor,
             is_silent=_is_empty(run.output_file(attempt.number)),
         )
 
@@ -271,7 +279,7 @@ class Concluder:
         path = run.output_file(attempt.number)
         # On a file system without holes the runner of its attempt has ended the run for it.
         with suppress(OSError):
-            cut_middle(path, attempt.output_max_bytes)
+            cut_middle(path, attempt.output_max_bytes, note_masks)
         return hole_bytes(path)
 
     def _write_report(
@@ -280,15 +288,14 @@ class Concluder:
         attempt: Attempt,
         result: RunResult | NoResult | None,
         terms: Terms,
-        *,
-        known: bool,
+        redactor: Redactor | None,
     ) -> None:
         run = self.runs.folder(record.run_id)
         composed = compose(
             run,
             attempt.number,
             result,
-            self.known.redactor if known else None,
+            redactor,
             with_output=terms.report_output,
         )
         if composed.left_out:
@@ -302,7 +309,8 @@ class Concluder:
     def _decided(
         self, newest: TrackedJob, workflow: Workflow | None, gathered: Gathered
     ) -> Decision:
-        judgement = judged(newest, gathered, self.known.scrub)
+        redactor = gathered.redactor or self.known.redactor
+        judgement = judged(newest, gathered, redactor.scrub)
         made = decided(newest, workflow, judgement, self._pace())
         if made.event is Event.ATTEMPT_FAILED:
             self._log.warning(

@@ -17,6 +17,7 @@ from dispatchd.protocol.backoff import RETRY_CAP_S, after_asked_s, full_jitter_s
 from dispatchd.protocol.outcome import Exit, Verdict
 from dispatchd.protocol.report import WITHHELD, shortened
 from dispatchd.protocol.result import RunResult
+from dispatchd.redaction.redactor import Redactor
 
 
 @frozen(kw_only=True)
@@ -25,6 +26,8 @@ class Gathered:
 
     evidence: Evidence
     secrets_known: bool
+    redactor: Redactor | None = None
+    """Removes the secrets and the command's masks; None where no command has run."""
     is_silent: bool = False
     """True if its command has written nothing to stdout and stderr."""
 

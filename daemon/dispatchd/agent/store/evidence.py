@@ -5,9 +5,11 @@ large, or anything but text.
 """
 
 import json
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +18,12 @@ from attrs import define, field, frozen
 from dispatchd.agent.domain.run.brief import CONTRACT_VERSION
 from dispatchd.agent.domain.run.events import LONGEST_LINE, Story
 from dispatchd.errors import ContractViolation
+from dispatchd.linux.file_holes import read_around_holes
 from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.result import NoResult, RunResult
+from dispatchd.redaction.masks import MASK_LINE, MOST, masks
 
 MIB: Final = 1024 * 1024
 
@@ -42,6 +46,12 @@ _COMMAND: Final = re.compile(rb"^[ \t]*::[^\n]*", re.MULTILINE)
 """Line of an output that may be a log command."""
 
 _CHUNK: Final = 256 * 1024
+
+_MASK_BYTES: Final = 4 * MASK_LINE
+"""Longest line with a mask (bytes; a character has up to 4, RFC 3629)."""
+
+_NOTED: Final = "masks"
+"""Name of the file, beside an output, with the masks in parts of it that were cut out: a JSON string on each line."""
 
 _converter = strict_converter(forbid_extra_keys=False, detailed_validation=False)
 
@@ -113,6 +123,68 @@ def command_lines(path: Path) -> Iterator[str]:
             return
         # Of a long line only the beginning matters.
         rest = after[: LONGEST_COMMAND + 1]
+
+
+def masks_of(output_file: Path) -> list[str]:
+    """Return the masks of an attempt: those in its output, and those in what was cut out of it. Blocks."""
+    found = dict.fromkeys(noted_masks(output_file))
+    # The command may have put something else there, which nobody reads.
+    with suppress(OSError):
+        found |= dict.fromkeys(_masks_in(output_file, 0, None))
+    return list(found)[:MOST]
+
+
+def note_masks(output_file: Path, start: int, end: int) -> bool:
+    """Write down the masks of a part of an output that is about to be cut out. Return whether they are durable. Blocks."""
+    first = max(0, start - _MASK_BYTES)
+    try:
+        found = set(_masks_in(output_file, first, end + _MASK_BYTES))
+        new = sorted(found.difference(noted_masks(output_file)))
+        if new:
+            flags = (
+                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+            fd = os.open(output_file.with_name(_NOTED), flags, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.writelines(f"{json.dumps(value)}\n".encode() for value in new)
+                file.flush()
+                os.fsync(fd)
+    except OSError:
+        return False
+    return True
+
+
+def noted_masks(output_file: Path) -> list[str]:
+    """Return the masks in parts of an output that were cut out. Blocks."""
+    try:
+        data = read_regular(output_file.with_name(_NOTED), LARGEST_TEXT) or b""
+    except OSError:
+        return []
+    values = []
+    for line in data.splitlines():
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            continue  # The command can write there, too.
+    return [value for value in values if isinstance(value, str)]
+
+
+def _masks_in(path: Path, start: int, end: int | None) -> Iterator[str]:
+    """Yield the masks of whole lines between two places of an output.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    # What comes first may be the rest of a line.
+    rest = b"-" if start else b""
+    for data in read_around_holes(path, MIB, start, end):
+        lines, newline, after = (rest + data).rpartition(b"\n")
+        text = (lines + newline).decode(errors="surrogateescape")
+        yield from (value for _, value in masks(text))
+        # Of a long line only the beginning matters: it is no mask.
+        rest = after[: _MASK_BYTES + 1]
+    text = rest.decode(errors="surrogateescape") + "\n"
+    yield from (value for _, value in masks(text))
 
 
 @frozen(kw_only=True)

@@ -11,7 +11,7 @@ endpoint replaces what differs.
 import codecs
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from attrs import define, field
 
+from dispatchd.agent.store.evidence import noted_masks
 from dispatchd.linux.file_holes import end_of_head, hole_bytes, next_piece
 from dispatchd.protocol.report import LogChunk
 from dispatchd.redaction.redactor import Redactor
@@ -74,6 +75,12 @@ class _Reading:
         kept_from = max(0, self.drop - self.total)
         self.total += len(data)
         self.certain += data[kept_from:]
+
+    def skip(self, hole: int, masks: Iterable[str]) -> None:
+        """Note a hole (bytes), and the masks in what was cut out."""
+        self.holes += hole
+        self.take(self.stream.feed(self.decoder.decode(b"", final=True)))
+        self.stream.hide(masks)
 
     def feed(self, data: bytes, position: int) -> int:
         """Add the content of the file up to a position. Return its length (characters)."""
@@ -214,7 +221,8 @@ class LogText:
                 data, gap, position = next_piece(fd, at, _PIECE)
                 if position == at:
                     return read, False
-                reading.holes += gap
+                if gap:
+                    reading.skip(gap, noted_masks(self._path))
                 read += reading.feed(data, position)
                 if position - start >= _STEP or len(reading.certain) > CHUNK:
                     return read, True

@@ -1,0 +1,45 @@
+"""Masks: values that a command wants hidden in its log from then on, by `::add-mask::VALUE` on a line of its own.
+
+Form and escapes are those of GitHub's runner (actions/runner, ActionCommand.cs and ActionCommandManager.cs). A value shorter
+than any secret is no mask: it would hide ordinary words.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from dispatchd.redaction.encodings import SHORTEST
+
+LONGEST: Final = 8192
+"""Longest mask (characters, as it is written): its line is in what a stream holds back, so that it hides itself, too."""
+
+MASK_LINE: Final = LONGEST + 256
+"""Longest line with a mask (bytes, or characters)."""
+
+MOST: Final = 64
+"""Most masks of one log (count): each has many forms, and each of them is searched in all of the text."""
+
+COMMAND: Final = "::add-mask::"
+
+_LINE: Final = re.compile(
+    rf"^[ \t]{{0,99}}{COMMAND}([^\r\n]{{{SHORTEST},{LONGEST}}})\r?\n", re.MULTILINE
+)
+_ESCAPES: Final = (("%0D", "\r"), ("%0A", "\n"), ("%25", "%"))
+
+
+def masks(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield each mask in a text, with the place where its line begins. Only lines with an end count.
+
+    Args:
+        text: Text that begins with a line.
+        start: Place from which on lines count (characters).
+    """
+    if text.find(COMMAND, start) < 0:
+        return
+    for found in _LINE.finditer(text, start):
+        value = found[1]
+        for escape, character in _ESCAPES:
+            value = value.replace(escape, character)
+        value = value.strip()
+        if len(value) >= SHORTEST:
+            yield found.start(), value

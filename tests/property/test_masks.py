@@ -1,0 +1,121 @@
+"""Masks of a run (`::add-mask::`): they hide their value from their line on, wherever pieces end and parts are cut out."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dispatchd.agent.store.evidence import masks_of, note_masks, noted_masks
+from dispatchd.linux.file_holes import cut_middle
+from dispatchd.redaction.masks import MOST, masks
+from dispatchd.redaction.redactor import MARK, Redactor
+from dispatchd.redaction.stream import StreamRedactor
+
+SECRET = "correct-horse-battery-staple"
+LONG = "a long line"
+WORDS = ["river-of-words", "mountain%view", "two words of it", SECRET]
+
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from([f"::add-mask::{word}" for word in WORDS]),
+        st.sampled_from(WORDS).map(lambda word: f"it says {word} here"),
+        st.just("  ::add-mask::mountain%25view\r"),
+        st.just("not at its begin ::add-mask::river-of-words"),
+        st.just("::add-mask::short"),
+        st.just(LONG),
+        st.just("a line of a log"),
+    ),
+    max_size=30,
+)
+
+
+def clean(lines: list[str]) -> str:
+    """Return what a log of these lines is for others: each line by itself, with the masks up to it."""
+    redactor, out = Redactor.of([SECRET]), ""
+    for line in lines:
+        for _, value in masks(f"{line}\n"):
+            redactor = redactor.also([value])
+        out += redactor.scrub(f"{line}\n")
+    return out
+
+
+@example(["it says river-of-words here", "::add-mask::river-of-words"], [5])
+@settings(max_examples=200, deadline=None)
+@given(LINES, st.lists(st.integers(1, 40_000), max_size=20))
+def test_a_stream_hides_a_mask_from_its_line_on(
+    lines: list[str], sizes: list[int]
+) -> None:
+    lines = [line.replace(LONG, "x" * 30_000) for line in lines]
+    text = "".join(f"{line}\n" for line in lines)
+    stream = StreamRedactor(Redactor.of([SECRET]))
+    out, fed = "", 0
+    for size in sizes:
+        piece = text[fed : fed + size]
+        fed += size
+        out += stream.feed(piece)
+        early = stream.glimpse(len(piece))
+        assert not [value for _, value in masks(text[:fed]) if value in early]
+    out += stream.feed(text[fed:]) + stream.close()
+
+    assert out == clean(lines)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_the_last_line_hides_its_own_mask(end: str) -> None:
+    stream = StreamRedactor(Redactor.of(()))
+
+    shown = stream.feed(f"a\n::add-mask::river-of-words{end}") + stream.close()
+
+    assert shown == f"a\n::add-mask::{MARK}{end}"
+
+
+def test_a_log_with_too_many_masks_hides_the_first() -> None:
+    stream = StreamRedactor(Redactor.of(()))
+    lines = [f"::add-mask::value-{number:04}\n" for number in range(MOST + 1)]
+
+    shown = stream.feed("".join(lines)) + stream.close()
+
+    assert shown.count(MARK) == MOST
+
+
+@settings(max_examples=100, deadline=None)
+@given(LINES, st.integers(0, 3))
+def test_no_mask_is_lost_with_a_part_that_is_cut_out(
+    lines: list[str], again: int
+) -> None:
+    """What the log had is known afterwards, however often its middle is cut out."""
+    lines = [line.replace(LONG, "x" * 30_000) for line in lines]
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "output.log"
+        file.touch()
+        before = set[str]()
+        for _ in range(again + 1):
+            with file.open("a") as text:
+                text.writelines(f"{line}\n" for line in lines)
+            before = set(masks_of(file))
+            is_cut = cut_middle(file, 64 * 1024, note_masks)
+            assert before <= set(masks_of(file))
+            assert is_cut or again or not noted_masks(file)
+        assert before == {value for line in lines for _, value in masks(f"{line}\n")}
+
+
+def test_nothing_is_cut_out_whose_masks_cannot_be_noted(tmp_path: Path) -> None:
+    file = tmp_path / "output.log"
+    line = "a line of a log\n" * 8
+    file.write_text("".join(f"{line}::add-mask::value-{n:06}\n" for n in range(5000)))
+    (tmp_path / "masks").mkdir()
+
+    assert not cut_middle(file, 64 * 1024, note_masks)
+    assert "value-002500" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\n", b'{"a":1}\n"river-of-words"\n[]\n12\n', b"null\n"]
+)
+def test_whatever_is_noted_is_no_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "masks").write_bytes(content)
+
+    assert set(noted_masks(tmp_path / "output.log")) <= {"river-of-words"}
+    assert set(masks_of(tmp_path / "output.log")) <= {"river-of-words"}
