@@ -45,7 +45,7 @@ def configure(folder: Path, url: str, script: str, options: str = "") -> Path:
     return file
 
 
-def details(finish: dict[str, Any]) -> dict[str, Any]:
+def details_of(finish: dict[str, Any]) -> dict[str, Any]:
     """Return what a finish carries of a run's own texts, but for its output."""
     names = ("result_step_summary", "result_outputs", "result_annotations")
     return {name: finish[name] for name in names if name in finish}
@@ -72,6 +72,33 @@ def reasons(daemon: DaemonHere) -> list[str]:
     return lines[0]["reasons"] if lines else []
 
 
+async def test_a_report_that_is_damaged_before_its_finish_is_said_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    details = tmp_path / "state" / "runs" / "j" / "attempt-1" / "details.report"
+
+    def refused(request: Request) -> Answer | None:
+        if request.call != "finish" or not details.exists():
+            return None
+        details.write_text('{"step_summary": 3, "outputs": []')
+        return as_json({"message": "later"}, 503)
+
+    async with endpoint() as hub:
+        hub.script = refused
+        config = configure(tmp_path, hub.url, WRITES)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await daemon.until_logged("report_failed")
+            hub.script = None
+            (finish,) = await hub.until_finished("j")
+            await daemon.until_logged("report_lost")
+
+    lost = "its outputs, step summary and annotations were lost"
+    assert lost in finish["result_summary"]
+    assert details_of(finish) == {}
+    assert finish["result_output"] == "printed\n"
+
+
 async def test_nothing_that_is_reported_has_a_mask_of_the_run(tmp_path: Path) -> None:
     script = """
 echo "before it: river-of-words"
@@ -95,7 +122,7 @@ async def test_a_run_is_reported_with_its_outputs_and_its_summary(
 ) -> None:
     finish, missing = await finish_of(tmp_path, WRITES)
 
-    assert details(finish) == TOLD
+    assert details_of(finish) == TOLD
     assert finish["result_output"] == "printed\n"
     assert missing == []
 
@@ -105,14 +132,14 @@ async def test_what_is_written_to_be_reported_is_reported_where_the_output_stays
 ) -> None:
     finish, _ = await finish_of(tmp_path, WRITES, "report_output = false")
 
-    assert details(finish) == TOLD
+    assert details_of(finish) == TOLD
     assert "result_output" not in finish
 
 
 async def test_a_run_that_writes_nothing_is_reported_without(tmp_path: Path) -> None:
     finish, missing = await finish_of(tmp_path, "exit 0")
 
-    assert details(finish) == {}
+    assert details_of(finish) == {}
     assert missing == []
 
 
@@ -196,7 +223,7 @@ async def test_only_the_newest_attempt_is_reported(tmp_path: Path) -> None:
 
     finish, _ = await finish_of(tmp_path, script, "max_retries = 1")
 
-    assert details(finish) == {"result_outputs": {"of": "2"}}
+    assert details_of(finish) == {"result_outputs": {"of": "2"}}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +248,7 @@ async def test_whatever_a_run_makes_of_its_files_it_ends_and_is_reported(
     finish, missing = await finish_of(tmp_path, both + "echo ran")
 
     assert (finish["result_status"], finish["result_output"]) == ("succeeded", RAN)
-    assert details(finish) == {}
+    assert details_of(finish) == {}
     assert len(missing) >= 2 * bool(reason)
     assert all(reason in each for each in missing if "summary" in each)
 
@@ -236,7 +263,7 @@ async def test_what_is_not_utf_8_is_reported_with_marks_in_its_place(
 
     finish, _ = await finish_of(tmp_path, script)
 
-    assert details(finish) == {
+    assert details_of(finish) == {
         "result_step_summary": "a\ufffdb",
         "result_outputs": {"x": "\ufffd\ufffd"},
     }
@@ -283,7 +310,7 @@ async def test_secrets_are_taken_out_of_all_of_it(tmp_path: Path) -> None:
 
     finish, _ = await finish_of(tmp_path, script, options)
 
-    assert details(finish) == {
+    assert details_of(finish) == {
         "result_step_summary": "key is [redacted], or [redacted]==\n",
         "result_outputs": {"key": "[redacted]"},
         "result_annotations": [
@@ -321,7 +348,7 @@ async def test_a_report_survives_a_kill_between_conclusion_and_finish(
             await daemon.until_logged("daemon_ready")
         first = hub.calls("finish")[0].body
 
-    assert details(finish) == details(first) == TOLD
+    assert details_of(finish) == details_of(first) == TOLD
     assert finish["result_output"] == "printed\n"
 
 
@@ -346,7 +373,7 @@ async def test_words_of_a_run_that_ended_unwatched_are_withheld(
             daemon.start()
             (finish,) = await hub.until_finished("j")
 
-    assert list(details(finish)) == ["result_step_summary"]
+    assert list(details_of(finish)) == ["result_step_summary"]
     assert "withheld" in finish["result_step_summary"]
     assert VALUE not in str(finish)
 
@@ -370,4 +397,4 @@ async def test_a_finish_that_is_too_large_is_repeated_at_once_with_the_verdict_a
 
     assert len(calls) == 2
     assert finish["result_status"] == "succeeded"
-    assert details(finish) == {}
+    assert details_of(finish) == {}
