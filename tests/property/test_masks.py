@@ -1,5 +1,8 @@
 """Masks of a run (`::add-mask::`): they hide their value from their line on, wherever pieces end and parts are cut out."""
 
+import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -101,14 +104,37 @@ def test_no_mask_is_lost_with_a_part_that_is_cut_out(
         assert before == {value for line in lines for _, value in masks(f"{line}\n")}
 
 
-def test_nothing_is_cut_out_whose_masks_cannot_be_noted(tmp_path: Path) -> None:
-    file = tmp_path / "output.log"
-    line = "a line of a log\n" * 8
-    file.write_text("".join(f"{line}::add-mask::value-{n:06}\n" for n in range(5000)))
-    (tmp_path / "masks").mkdir()
+@pytest.mark.parametrize("obstacle", [os.mkfifo, os.mkdir])
+def test_the_command_keeps_no_limit_away_by_what_it_puts_in_the_place_of_the_note(
+    tmp_path: Path, obstacle: Callable[[Path], None]
+) -> None:
+    file = written(tmp_path)
+    obstacle(tmp_path / "masks")
 
-    assert not cut_middle(file, 64 * 1024, note_masks)
-    assert "value-002500" in file.read_text()
+    assert cut_middle(file, 64 * 1024, note_masks)
+    assert ("value-000020" in noted_masks(file)) is (obstacle is os.mkfifo)
+
+
+def test_nothing_is_cut_out_whose_masks_cannot_be_noted(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As a full disk does, it takes nothing more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, kept[1]))
+    try:
+        is_cut = cut_middle(file, 64 * 1024, note_masks)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+
+    assert not is_cut
+    assert "value-000020" in file.read_text()
+
+
+def written(folder: Path) -> Path:
+    """Write an output whose masks are all in the part that is cut out."""
+    file, line = folder / "output.log", "a line of a log\n" * 5_000
+    masked = "".join(f"::add-mask::value-{n:06}\n" for n in range(MOST))
+    file.write_text(f"{line}{masked}{line}")
+    return file
 
 
 @pytest.mark.parametrize(

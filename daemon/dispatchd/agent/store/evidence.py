@@ -5,7 +5,6 @@ large, or anything but text.
 """
 
 import json
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,13 +16,14 @@ from attrs import define, field, frozen
 
 from dispatchd.agent.domain.run.brief import CONTRACT_VERSION
 from dispatchd.agent.domain.run.events import LONGEST_LINE, Story
-from dispatchd.errors import ContractViolation
+from dispatchd.agent.store.durable import put_files
+from dispatchd.errors import ContractViolation, StoreUnavailable
 from dispatchd.linux.file_holes import read_around_holes
 from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.result import NoResult, RunResult
-from dispatchd.redaction.masks import MASK_LINE, MOST, masks
+from dispatchd.redaction.masks import COMMAND, MASK_LINE, MOST, masks
 
 MIB: Final = 1024 * 1024
 
@@ -49,6 +49,9 @@ _CHUNK: Final = 256 * 1024
 
 _MASK_BYTES: Final = 4 * MASK_LINE
 """Longest line with a mask (bytes; a character has up to 4, RFC 3629)."""
+
+_LARGEST_NOTED: Final = 4 * MIB
+"""Largest file of them that is read (bytes): JSON writes a character as up to 6."""
 
 _NOTED: Final = "masks"
 """Name of the file, beside an output, with the masks in parts of it that were cut out: a JSON string on each line."""
@@ -135,29 +138,27 @@ def masks_of(output_file: Path) -> list[str]:
 
 
 def note_masks(output_file: Path, start: int, end: int) -> bool:
-    """Write down the masks of a part of an output that is about to be cut out. Return whether they are durable. Blocks."""
-    first = max(0, start - _MASK_BYTES)
+    """Write down the masks of a part of an output that is about to be cut out. Return whether it may go. Blocks.
+
+    It may if they are durable, or the command itself has put a folder in the place of their file: it has to stay within
+    its limit all the same.
+    """
+    first, before = max(0, start - _MASK_BYTES), noted_masks(output_file)
     try:
-        found = set(_masks_in(output_file, first, end + _MASK_BYTES))
-        new = sorted(found.difference(noted_masks(output_file)))
-        if new:
-            flags = (
-                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
-            fd = os.open(output_file.with_name(_NOTED), flags, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.writelines(f"{json.dumps(value)}\n".encode() for value in new)
-                file.flush()
-                os.fsync(fd)
-    except OSError:
-        return False
+        found = _masks_in(output_file, first, end + _MASK_BYTES)
+        noted = [*dict.fromkeys((*before, *found))][:MOST]
+        if noted != before:
+            lines = "".join(f"{json.dumps(value)}\n" for value in noted)
+            put_files(output_file.parent, {_NOTED: lines.encode()})
+    except (OSError, StoreUnavailable):
+        return output_file.with_name(_NOTED).is_dir()
     return True
 
 
 def noted_masks(output_file: Path) -> list[str]:
     """Return the masks in parts of an output that were cut out. Blocks."""
     try:
-        data = read_regular(output_file.with_name(_NOTED), LARGEST_TEXT) or b""
+        data = read_regular(output_file.with_name(_NOTED), _LARGEST_NOTED) or b""
     except OSError:
         return []
     values = []
@@ -179,8 +180,9 @@ def _masks_in(path: Path, start: int, end: int | None) -> Iterator[str]:
     rest = b"-" if start else b""
     for data in read_around_holes(path, MIB, start, end):
         lines, newline, after = (rest + data).rpartition(b"\n")
-        text = (lines + newline).decode(errors="surrogateescape")
-        yield from (value for _, value in masks(text))
+        if COMMAND.encode() in lines:
+            text = (lines + newline).decode(errors="surrogateescape")
+            yield from (value for _, value in masks(text))
         # Of a long line only the beginning matters: it is no mask.
         rest = after[: _MASK_BYTES + 1]
     text = rest.decode(errors="surrogateescape") + "\n"
