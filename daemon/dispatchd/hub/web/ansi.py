@@ -29,6 +29,10 @@ _EIGHT: Final = 8
 _PALETTE: Final = 5
 _RGB: Final = 2
 
+_COMMAND: Final = re.compile(r"[ \t]*::(error|warning|notice|group)(?: [^:\n]*)?::")
+_COMMANDS: Final = {"error": "b f1", "warning": "b f3", "notice": "b f4", "group": "b"}
+"""Classes of a line with a log command of GitHub Actions."""
+
 _TOKEN: Final = re.compile(r"[bdiu]{0,4}(?:f(?:1[0-5]|[0-9]))?(?:g(?:1[0-5]|[0-9]))?")
 
 
@@ -114,6 +118,8 @@ def log_html(text: str, style: Style) -> tuple[str, Style]:
     lines = []
     for line in text.split("\n"):
         shown, style = _line(line, style)
+        if command := _COMMAND.match(line):
+            shown = f'<span class="{_COMMANDS[command[1]]}">{shown}</span>'
         lines.append(shown)
     return "\n".join(lines), style
 
