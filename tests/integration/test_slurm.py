@@ -125,6 +125,7 @@ async def test_a_job_that_has_begun_waits_in_no_queue_whenever_its_daemon_comes_
             lambda: datetime.now(UTC) > began + timedelta(seconds=7), 60, "the limit"
         )
         at.daemon.start()
+        await at.daemon.until_logged("daemon_ready", pid=at.daemon.process.pid)
 
         async def is_followed() -> bool:
             shown = await command("show", "j", "--config", str(at.daemon.config))
