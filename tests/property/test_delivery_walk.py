@@ -217,7 +217,7 @@ class Sweeps(RuleBasedStateMachine):
 
 
 TestSweeps = Sweeps.TestCase
-TestSweeps.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSweeps.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.torture

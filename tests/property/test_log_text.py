@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatchd.agent.loops.logs.text import LogText
@@ -151,7 +151,6 @@ LONG = b"".join(b"line %d of a log\n" % number for number in range(5_000))
     ]
 )
 @example([("write", LONG), ("cut", b""), ("extend", b"")])
-@settings(max_examples=150, deadline=None)
 @given(STEPS)
 def test_the_hub_has_the_redacted_local_file(
     steps: list[tuple[str, bytes]],

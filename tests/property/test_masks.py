@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatchd.agent.store.evidence import masks_of, note_masks, noted_masks
@@ -45,7 +45,6 @@ def clean(lines: list[str]) -> str:
 
 
 @example(["it says river-of-words here", "::add-mask::river-of-words"], [5])
-@settings(max_examples=200, deadline=None)
 @given(LINES, st.lists(st.integers(1, 40_000), max_size=20))
 def test_a_stream_hides_a_mask_from_its_line_on(
     lines: list[str], sizes: list[int]
@@ -83,7 +82,6 @@ def test_a_log_with_too_many_masks_hides_the_first() -> None:
     assert shown.count(MARK) == MOST
 
 
-@settings(max_examples=100, deadline=None)
 @given(LINES, st.integers(0, 3))
 def test_no_mask_is_lost_with_a_part_that_is_cut_out(
     lines: list[str], again: int

@@ -145,7 +145,7 @@ class Store(RuleBasedStateMachine):
 
 
 Store.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=30, deadline=None, print_blob=True
+    max_examples=20, stateful_step_count=30, deadline=None, print_blob=True
 )
 TestStore = Store.TestCase
 
