@@ -9,7 +9,7 @@ from support.machine import JOBS, PATH, PROOF, Machine, encoded, refuses
 
 DESCRIPTIONS = ("/endpoint.openapi.json", "/openapi.json")
 """Where the hub serves the descriptions of its calls."""
-FEW, MANY = 4, 24
+FEW, MANY = 5, 24
 """Requests of each kind, valid and not, for each call; of eight, six are from somebody known about something known."""
 
 
