@@ -27,8 +27,8 @@ _TAIL_PART: Final = 2
 it isn't cut at every look."""
 
 
-def _always(_path: Path, _start: int, _end: int) -> bool:
-    return True
+def _nothing(_path: Path, _start: int, _end: int) -> None:
+    pass
 
 
 def allocated(path: Path) -> int:
@@ -40,11 +40,11 @@ def allocated(path: Path) -> int:
 
 
 def cut_middle(
-    path: Path, most: int, may_free: Callable[[Path, int, int], bool] = _always
+    path: Path, most: int, before: Callable[[Path, int, int], object] = _nothing
 ) -> bool:
     """Free the middle of a file that takes more disk space than `most` (bytes). Return whether something was freed.
 
-    `may_free` is asked about the part first (bytes from, bytes to), so that what matters of it can be noted. A marker at the beginning of the hole gives the size of the part left out. Anything but a regular file with one
+    `before` is called with the part first (bytes from, bytes to), so that what matters of it can be noted. A marker at the beginning of the hole gives the size of the part left out. Anything but a regular file with one
     name is left alone: its writer may have put a link in its place.
 
     Raises:
@@ -59,8 +59,7 @@ def cut_middle(
         end = (file_stat.st_size - most // _TAIL_PART) // _BLOCK * _BLOCK
         if _room(file_stat) <= most or end <= start + _BLOCK:
             return False
-        if not may_free(path, start, end):
-            return False
+        before(path, start, end)
         _punch(fd, start, end - start)
         with suppress(OSError):
             # On a full disk another process may take the block; the hole exists without a marker too.

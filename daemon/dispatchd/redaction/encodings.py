@@ -9,7 +9,7 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -23,13 +23,10 @@ _DEEPEST: Final = 50
 """Deepest level of a secret's JSON that is read (levels)."""
 
 
-def forms(secret: str) -> frozenset[str]:
-    """Return every form of a secret that is redacted, each of `SHORTEST` characters or more."""
+def forms(parts: Iterable[str]) -> frozenset[str]:
+    """Return every form of the parts of a secret that is redacted, each of `SHORTEST` characters or more."""
     encoded = {
-        form
-        for value in values(secret)
-        for encode in ENCODINGS.values()
-        for form in encode(value)
+        form for part in parts for encode in ENCODINGS.values() for form in encode(part)
     }
     return frozenset(form for form in encoded if len(form) >= SHORTEST)
 

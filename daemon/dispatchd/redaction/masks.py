@@ -1,7 +1,7 @@
 """Masks: values that a command wants hidden in its log from then on, by `::add-mask::VALUE` on a line of its own.
 
-Form and escapes are those of GitHub's runner (actions/runner, ActionCommand.cs and ActionCommandManager.cs). A value shorter
-than any secret is no mask: it would hide ordinary words.
+Form and escapes are those of GitHub's runner (actions/runner, ActionCommand.cs and ActionCommandManager.cs). Each line of a value
+is a mask. One that is shorter than any secret is none: it would hide ordinary words.
 """
 
 import re
@@ -10,19 +10,22 @@ from typing import Final
 
 from dispatchd.redaction.encodings import SHORTEST
 
-LONGEST: Final = 8192
-"""Longest mask (characters, as it is written): its line is in what a stream holds back, so that it hides itself, too."""
+LONGEST: Final = 4096
+"""Longest value (characters, as it is written): its line is in what a stream holds back, so that it hides itself, too."""
 
-MASK_LINE: Final = LONGEST + 256
-"""Longest line with a mask (bytes, or characters)."""
+MASK_LINE: Final = LONGEST + 512
+"""Longest line with a mask (characters)."""
 
-MOST: Final = 64
+MOST: Final = 32
 """Most masks of one log (count): each has many forms, and each of them is searched in all of the text."""
 
-COMMAND: Final = "::add-mask::"
+COMMAND: Final = "add-mask"
+"""Part of each line with a mask."""
 
 _LINE: Final = re.compile(
-    rf"^[ \t]{{0,99}}{COMMAND}([^\r\n]{{{SHORTEST},{LONGEST}}})\r?\n", re.MULTILINE
+    r"^(?:[^\n]{0,99}\r)?[ \t\ufeff]{0,99}(?:::add-mask(?: [^:\r\n]{0,99})?::|##\[add-mask\])"
+    rf"([^\r\n]{{{SHORTEST},{LONGEST}}})\r*\n",
+    re.MULTILINE,
 )
 _ESCAPES: Final = (("%0D", "\r"), ("%0A", "\n"), ("%25", "%"))
 
@@ -40,6 +43,6 @@ def masks(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
         value = found[1]
         for escape, character in _ESCAPES:
             value = value.replace(escape, character)
-        value = value.strip()
-        if len(value) >= SHORTEST:
-            yield found.start(), value
+        for line in map(str.strip, value.splitlines()):
+            if len(line) >= SHORTEST:
+                yield found.start(), line

@@ -52,12 +52,15 @@ class SecretForms:
 
     @classmethod
     def of(cls, secret: str) -> Self:
-        """Return the forms of a secret."""
-        written = forms(secret)
+        """Return the forms of a secret, and of its lines and the strings in its JSON."""
+        return cls.of_parts(values(secret))
+
+    @classmethod
+    def of_parts(cls, parts: Collection[str]) -> Self:
+        """Return the forms of values that have no parts which are searched by themselves."""
+        written = forms(parts)
         # A part of a value that looks like an escape is decoded where a text is decoded.
-        misread = {
-            view.text for value in values(secret) for view in decoded(View(value))
-        }
+        misread = {view.text for part in parts for view in decoded(View(part))}
         seen = {form for form in map(shown, written | misread) if len(form) >= SHORTEST}
         in_joined = {form for form in map(folded, seen) if len(form) >= _FOLDED_FROM}
         return cls(written, frozenset(seen), frozenset(in_joined))
@@ -87,9 +90,9 @@ class Redactor:
         nothing = cls(forms=(), with_hidden=(), in_lines=(), in_joined=())
         return nothing._and(secrets)
 
-    def also(self, secrets: Iterable[str]) -> Self:
-        """Return the redactor of these secrets and of others."""
-        return self._and(map(SecretForms.of, secrets))
+    def also(self, masks: Collection[str]) -> Self:
+        """Return the redactor of these secrets and of masks."""
+        return self._and([SecretForms.of_parts(masks)])
 
     def _and(self, secrets: Iterable[SecretForms]) -> Self:
         every = list(secrets)
@@ -202,7 +205,19 @@ def reported_tail(text: str, redactor: Redactor, *, cut_before: int = 0) -> str:
 def _occurrences(view: View, forms: Iterable[str]) -> Iterator[Place]:
     for form in forms:
         if form in view.text:
-            yield from map(view.origin, _all(view.text, form))
+            yield from map(view.origin, _joint(view.text, form))
+
+
+def _joint(text: str, part: str) -> Iterator[Place]:
+    """Yield the places of a part; those that overlap each other are one."""
+    size = len(part)
+    start = text.find(part)
+    while start >= 0:
+        end = start + size
+        while (last := text.rfind(part, end - size + 1, end + size - 1)) >= 0:
+            end = last + size
+        yield start, end
+        start = text.find(part, end)
 
 
 def _all(text: str, part: str) -> Iterator[Place]:

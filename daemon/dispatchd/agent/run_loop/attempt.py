@@ -42,6 +42,7 @@ from dispatchd.errors import (
     NotConfirmed,
     RunError,
     SecretUnavailable,
+    StoreUnavailable,
     WorkspaceFailed,
 )
 from dispatchd.linux.file_holes import allocated, cut_middle
@@ -52,6 +53,9 @@ _RECORD_S: Final = 10.0
 
 _LOOK_S: Final = 1.0
 """Time between two checks of an output's size (seconds): without inotify(7) nothing announces the growth of a file."""
+
+_CUTS: Final = 60
+"""Looks at which a full disk may keep an output from being cut, before its run is ended (count)."""
 
 _SEEN_S: Final = 5.0
 """Longest time until the end of a stopped attempt is seen (seconds); then the attempt is given up."""
@@ -331,18 +335,22 @@ class AttemptRunner:
         with limiting:
             # One that waits in a queue writes nothing.
             await self.engine.until_begun(process, run.attempt(attempt.number))
+            tries_left = _CUTS
             while most:
                 if allocated(path) > most:
                     try:
                         await to_thread.run_sync(cut_middle, path, most, note_masks)
-                    except OSError as error:
-                        self._log.error(
-                            "output_not_limited",
-                            error=error.strerror,
-                            **job_context(record),
-                        )
-                        await self._order_stop(record, FailureCause.SIGNAL)
-                        return
+                        tries_left = _CUTS
+                    except (OSError, StoreUnavailable) as error:
+                        tries_left -= 1
+                        if isinstance(error, OSError) or not tries_left:
+                            self._log.error(
+                                "output_not_limited",
+                                error=str(error),
+                                **job_context(record),
+                            )
+                            await self._order_stop(record, FailureCause.SIGNAL)
+                            return
                 await anyio.sleep(_LOOK_S)
 
     async def _order_stop(self, record: TrackedJob, cause: FailureCause) -> None:

@@ -278,7 +278,7 @@ class Concluder:
             return 0
         path = run.output_file(attempt.number)
         # On a file system without holes the runner of its attempt has ended the run for it.
-        with suppress(OSError):
+        with suppress(OSError, StoreUnavailable):
             cut_middle(path, attempt.output_max_bytes, note_masks)
         return hole_bytes(path)
 

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,13 @@ from dispatchd.agent.domain.run.brief import CONTRACT_VERSION
 from dispatchd.agent.domain.run.events import LONGEST_LINE, Story
 from dispatchd.agent.store.durable import put_files
 from dispatchd.errors import ContractViolation, StoreUnavailable
-from dispatchd.linux.file_holes import read_around_holes
+from dispatchd.linux.file_holes import end_of_head, read_around_holes
 from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.result import NoResult, RunResult
-from dispatchd.redaction.masks import COMMAND, MASK_LINE, MOST, masks
+from dispatchd.redaction.encodings import SHORTEST
+from dispatchd.redaction.masks import COMMAND, LONGEST, MASK_LINE, MOST, masks
 
 MIB: Final = 1024 * 1024
 
@@ -49,9 +51,6 @@ _CHUNK: Final = 256 * 1024
 
 _MASK_BYTES: Final = 4 * MASK_LINE
 """Longest line with a mask (bytes; a character has up to 4, RFC 3629)."""
-
-_LARGEST_NOTED: Final = 4 * MIB
-"""Largest file of them that is read (bytes): JSON writes a character as up to 6."""
 
 _NOTED: Final = "masks"
 """Name of the file, beside an output, with the masks in parts of it that were cut out: a JSON string on each line."""
@@ -129,45 +128,78 @@ def command_lines(path: Path) -> Iterator[str]:
 
 
 def masks_of(output_file: Path) -> list[str]:
-    """Return the masks of an attempt: those in its output, and those in what was cut out of it. Blocks."""
-    found = dict.fromkeys(noted_masks(output_file))
+    """Return the masks of an attempt, in the order in which a reader of its output meets them. Blocks.
+
+    Those of what was cut out of it come where that was.
+    """
+    head = end_of_head(output_file)
+    before = () if head is None else _masks_in(output_file, 0, head)
+    found: list[str] = []
     # The command may have put something else there, which nobody reads.
     with suppress(OSError):
-        found |= dict.fromkeys(_masks_in(output_file, 0, None))
-    return list(found)[:MOST]
+        every = chain(before, noted_masks(output_file), _masks_in(output_file, 0, None))
+        found += _first(every)
+    # Where a text is read as UTF-8, other bytes are replaced.
+    return [*found, *filter(_is_replaced, map(_replaced, found))]
 
 
-def note_masks(output_file: Path, start: int, end: int) -> bool:
-    """Write down the masks of a part of an output that is about to be cut out. Return whether it may go. Blocks.
+def note_masks(output_file: Path, start: int, end: int) -> None:
+    """Write down the masks of a part of an output that is about to be cut out. Blocks.
 
-    It may if they are durable, or the command itself has put a folder in the place of their file: it has to stay within
-    its limit all the same.
+    Raises:
+        OSError: The output can't be read.
+        StoreUnavailable: They can't be written.
     """
-    first, before = max(0, start - _MASK_BYTES), noted_masks(output_file)
+    before = noted_masks(output_file)
+    within = _masks_in(output_file, max(0, start - _MASK_BYTES), end + _MASK_BYTES)
+    noted = _first(chain(before, within))
+    if noted == before:
+        return
+    lines = "".join(f"{json.dumps(value)}\n" for value in noted)
     try:
-        found = _masks_in(output_file, first, end + _MASK_BYTES)
-        noted = [*dict.fromkeys((*before, *found))][:MOST]
-        if noted != before:
-            lines = "".join(f"{json.dumps(value)}\n" for value in noted)
-            put_files(output_file.parent, {_NOTED: lines.encode()})
-    except (OSError, StoreUnavailable):
-        return output_file.with_name(_NOTED).is_dir()
-    return True
+        put_files(output_file.parent, {_NOTED: lines.encode()})
+    except StoreUnavailable:
+        # A folder there is the command's own doing, and it has to stay within its limit all the same.
+        if not output_file.with_name(_NOTED).is_dir():
+            raise
 
 
 def noted_masks(output_file: Path) -> list[str]:
     """Return the masks in parts of an output that were cut out. Blocks."""
     try:
-        data = read_regular(output_file.with_name(_NOTED), _LARGEST_NOTED) or b""
+        data = read_regular(output_file.with_name(_NOTED), LARGEST_TEXT) or b""
     except OSError:
         return []
-    values = []
+    return _first(_listed(data))
+
+
+def _listed(data: bytes) -> Iterator[str]:
+    """Yield the masks in a file of them, to which the command can write, too."""
     for line in data.splitlines():
         try:
-            values.append(json.loads(line))
-        except ValueError:
-            continue  # The command can write there, too.
-    return [value for value in values if isinstance(value, str)]
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, str) and SHORTEST <= len(value) <= LONGEST:
+            yield value
+
+
+def _first(values: Iterable[str]) -> list[str]:
+    """Return the first `MOST` different masks."""
+    found: dict[str, None] = {}
+    for value in values:
+        found[value] = None
+        if len(found) == MOST:
+            break
+    return list(found)
+
+
+def _replaced(value: str) -> str:
+    return value.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _is_replaced(value: str) -> bool:
+    return "\ufffd" in value
 
 
 def _masks_in(path: Path, start: int, end: int | None) -> Iterator[str]:
@@ -185,8 +217,9 @@ def _masks_in(path: Path, start: int, end: int | None) -> Iterator[str]:
             yield from (value for _, value in masks(text))
         # Of a long line only the beginning matters: it is no mask.
         rest = after[: _MASK_BYTES + 1]
-    text = rest.decode(errors="surrogateescape") + "\n"
-    yield from (value for _, value in masks(text))
+    if end is None:
+        text = rest.decode(errors="surrogateescape") + "\n"
+        yield from (value for _, value in masks(text))
 
 
 @frozen(kw_only=True)

@@ -215,6 +215,7 @@ class LogText:
     def _read(self) -> tuple[int, bool]:
         """Return how much was read (characters), and whether there is more to read at once."""
         reading, read, start = self._reading, 0, self._reading.position
+        noted: list[str] | None = None
         with suppress(OSError), _opened(self._path) as fd:
             while fd is not None:
                 at = reading.position
@@ -222,7 +223,8 @@ class LogText:
                 if position == at:
                     return read, False
                 if gap:
-                    reading.skip(gap, noted_masks(self._path))
+                    noted = noted_masks(self._path) if noted is None else noted
+                    reading.skip(gap, noted)
                 read += reading.feed(data, position)
                 if position - start >= _STEP or len(reading.certain) > CHUNK:
                     return read, True
