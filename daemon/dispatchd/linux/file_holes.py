@@ -6,6 +6,7 @@ Sizes and offsets stay, so the writer notices nothing. Facts from fallocate(2) a
 import ctypes
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +15,11 @@ from typing import Final
 
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
+
+MARKER: Final = re.compile(
+    r"\n\[dispatchd: [0-9,]{1,30} bytes of output are left out here\]\n\Z"
+)
+"""Form of the text that stands in the place of a part that was left out, at the end of what is before it."""
 
 _BLOCK: Final = 4096
 """Alignment of holes (bytes): the usual block. The kernel writes zeros into parts of larger blocks."""

@@ -1,5 +1,6 @@
 """Redaction of a text that comes in pieces, such as a log that somebody watches."""
 
+import re
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
@@ -16,6 +17,9 @@ _SPAN: Final = 16 * 1024
 
 _KEY_AND_INDENT: Final = 128
 """Longest distance of a value from the beginning of its key, including the text that marks it as a key (characters)."""
+
+_LONGEST_MARKER: Final = 200
+"""Longest text in the place of a part that was left out (characters)."""
 
 _MOST_HIDDEN: Final = 1024 * 1024
 """Longest invisible text that is waited through (characters)."""
@@ -36,6 +40,8 @@ class StreamRedactor:
     _coming: deque[tuple[int, Redactor]] = field(factory=deque, init=False)
     """Redactors that count from a place on which has not been returned yet, in their order."""
     _masks: set[str] = field(factory=set, init=False)
+    _is_cut: bool = field(default=False, init=False)
+    """True if the next piece comes after a part that was left out."""
     _looked: int = field(default=0, init=False)
     """Place up to which the text has been searched for masks."""
     _seen: str = field(default="", init=False)
@@ -45,6 +51,9 @@ class StreamRedactor:
 
     def feed(self, piece: str) -> str:
         """Take the next piece. Return the text that is certain by now."""
+        if self._is_cut and piece:
+            piece = piece[self._newest.starts_within(piece) :]
+            self._is_cut = False
         self._seen += piece
         self._look_for_masks()
         pending = len(self._seen) - self._returned
@@ -64,10 +73,24 @@ class StreamRedactor:
         self._drop(max(keep, 0))
         return clean
 
-    def hide(self, values: Iterable[str]) -> None:
-        """Count values as masks from here on: the text that had their lines is not here any more."""
+    def skip(self, marker: re.Pattern[str], values: Iterable[str]) -> None:
+        """Note that a part of the text was left out here, and that a marker may end the text before it.
+
+        A secret that this has cut in two shows neither of its ends.
+
+        Args:
+            marker: Form of what stands in its place, at the end of the text before it.
+            values: Masks in that part; they count from here on.
+        """
+        near = max(self._returned, len(self._seen) - _LONGEST_MARKER)
+        if found := marker.search(self._seen, near):
+            before = self._seen[self._returned : found.start()]
+            if begun := self._newest.begins_within(before):
+                kept = self._seen[: found.start() - begun]
+                self._seen = f"{kept}{MARK}{found[0]}"
         for value in values:
             self._mask(len(self._seen), value)
+        self._is_cut = True
 
     def glimpse(self, fresh: int) -> str:
         """Return the whole lines behind the text that was returned that are most likely clean; changes nothing.

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from attrs import define, field
 
 from dispatchd.agent.store.evidence import noted_masks
-from dispatchd.linux.file_holes import end_of_head, hole_bytes, next_piece
+from dispatchd.linux.file_holes import MARKER, end_of_head, hole_bytes, next_piece
 from dispatchd.protocol.report import LogChunk
 from dispatchd.redaction.redactor import Redactor
 from dispatchd.redaction.stream import StreamRedactor
@@ -80,7 +80,7 @@ class _Reading:
         """Note a hole (bytes), and the masks in what was cut out."""
         self.holes += hole
         self.take(self.stream.feed(self.decoder.decode(b"", final=True)))
-        self.stream.hide(masks)
+        self.stream.skip(MARKER, masks)
 
     def feed(self, data: bytes, position: int) -> int:
         """Add the content of the file up to a position. Return its length (characters)."""
