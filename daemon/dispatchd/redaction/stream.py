@@ -88,6 +88,7 @@ class StreamRedactor:
             if begun := self._newest.begins_within(before):
                 kept = self._seen[: found.start() - begun]
                 self._seen = f"{kept}{MARK}{found[0]}"
+                self._looked = min(self._looked, len(self._seen))
         for value in values:
             self._mask(len(self._seen), value)
         self._is_cut = True
