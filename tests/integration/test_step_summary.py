@@ -72,6 +72,21 @@ def reasons(daemon: DaemonHere) -> list[str]:
     return lines[0]["reasons"] if lines else []
 
 
+async def test_a_long_annotation_shows_no_part_of_a_secret(tmp_path: Path) -> None:
+    """Where the line is read no further, a secret may be cut in two."""
+    script = f"""
+for shift in 1 4 7 10 13 16 19 22 25 28 31 34 37 40; do
+  printf '::error file=a.py,title=%s::%s' "$(printf '%200s' x)" "$(printf "%$((3850 + shift))s" x)"
+  for i in 1 2 3 4 5 6 7 8 9; do printf '%s, ' '{VALUE}'; done; echo
+done
+"""
+    finish, _ = await finish_of(tmp_path, script, 'secrets = { KEY = "key" }')
+
+    assert len(finish["result_annotations"]) == 14
+    parts = {VALUE[at : at + 8] for at in range(len(VALUE) - 7)}
+    assert not [part for part in parts if part in json.dumps(finish)]
+
+
 async def test_a_report_that_is_damaged_before_its_finish_is_said_to_be_lost(
     tmp_path: Path,
 ) -> None:

@@ -66,8 +66,8 @@ def annotations(
     return tuple(
         evolve(
             annotation,
-            path=scrub(annotation.path),
-            title=scrub(annotation.title),
+            path=shortened(scrub(annotation.path)),
+            title=shortened(scrub(annotation.title)),
             message=shortened(scrub(annotation.message)),
         )
         for annotation in possible[:MOST_ANNOTATIONS]

@@ -41,8 +41,9 @@ LONGEST_EVENTS: Final = 64 * MIB
 MOST_EVENTS: Final = 100_000
 """Most lines of them that are read (count), which takes less than a second; contracts/README.md."""
 
-LONGEST_COMMAND: Final = 4096
-"""Longest part of a line with a log command that is read (bytes)."""
+LONGEST_COMMAND: Final = 32 * 1024
+"""Longest part of a line with a log command that is read (bytes): much more than is reported of it, so that the end of
+the part halves no secret that is."""
 
 _COMMAND: Final = re.compile(rb"^[ \t]*::[^\n]*", re.MULTILINE)
 """Line of an output that may be a log command."""
