@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.clock import threads_are_idle
-from support.control import call
-from support.daemon import DaemonHere, running_daemon, write_config
+from support.daemon import DaemonHere, running_daemon, tasks_named, write_config
 from support.endpoint import Endpoint, endpoint
 from support.until import until
 
@@ -133,10 +131,8 @@ async def test_after_a_restart_the_old_value_of_a_running_command_is_still_kept_
             key.write_text("second-value-of-it")
             daemon.log_file.unlink()
             daemon.start()
-            await daemon.until_logged("daemon_ready")
-            # A thread reads the environment of the command that still runs.
-            await call(daemon, "GET", "/v1/status")
-            await threads_are_idle()
+            # It has read the command's environment before it follows it.
+            await until(lambda: tasks_named("watchdog j"))
             gate.write_text("go\n")
             finished = (await hub.until_finished("j"))[0]
 

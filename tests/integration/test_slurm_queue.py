@@ -12,7 +12,7 @@ from attrs import frozen
 
 from support.clock import advance
 from support.control import call
-from support.daemon import DaemonHere, running_daemon, write_config
+from support.daemon import DaemonHere, running_daemon, tasks_named, write_config
 from support.endpoint import Endpoint, endpoint
 from support.obstacle import Obstacle
 from support.slurm_stubs import stub
@@ -222,7 +222,3 @@ async def test_a_job_that_leaves_the_queue_is_followed(
             )
         end = await at.finished("j")
     assert end["result_status"] == "succeeded"
-
-
-def tasks_named(name: str) -> list[str]:
-    return [task.get_name() for task in asyncio.all_tasks() if task.get_name() == name]

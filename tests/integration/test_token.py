@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from support.daemon import DaemonHere, running_daemon
+from support.daemon import DaemonHere, running_daemon, tasks_named
 from support.endpoint import TOKEN, Answer, Endpoint, Request, as_json, endpoint
 from support.secret_run import configure, environment
 from support.torture import few
+from support.until import until
 
 VALUE = "correct-horse-battery-staple"
 JOB = {
@@ -100,7 +101,8 @@ async def test_after_a_restart_the_token_of_a_running_command_is_still_kept_out(
         await daemon.crash()
         daemon.log_file.unlink()
         daemon.start()
-        await daemon.until_logged("daemon_ready")
+        # It has read the command's environment before it follows it.
+        await until(lambda: tasks_named("watchdog j"))
         gate.write_text("go\n")
         (finish,) = await hub.until_finished("j")
 

@@ -1,5 +1,6 @@
 """A daemon in the test's own process, with real sockets, files and runs, whose time `advance` moves."""
 
+import asyncio
 import json
 import os
 import signal
@@ -227,3 +228,8 @@ async def running_daemon(config: Path, **options: Any) -> AsyncIterator[DaemonHe
             for line in daemon.log()[-40:]:
                 print(line)
             raise
+
+
+def tasks_named(name: str) -> list[str]:
+    """Return the name of each task of a daemon in this process that has it."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name() == name]
