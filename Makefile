@@ -42,9 +42,10 @@ $(VENV)/.mocks: Makefile
 	npm install --ignore-scripts --no-audit --no-fund --no-package-lock --silent --prefix $(VENV)/mocks $(MOCKS)
 	@touch $@
 
-$(VENV)/.release: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[release]"
+# Apart: with a package that comes with cyclonedx-bom, each process that loads jsonschema computes for a second.
+$(VENV)/release/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/release
+	$(VENV)/release/bin/pip install --quiet --disable-pip-version-check -e ".[release]"
 	@touch $@
 
 $(VENV)/.site: pyproject.toml Makefile
@@ -120,8 +121,8 @@ site: $(VENV)/.site
 	$(BIN)/zensical build --clean --strict
 
 ## dist: build wheel, sdist, locked requirements, bundle, Debian package, one file, SBOM, licenses and checksums into dist/, each twice
-dist: $(VENV)/.release
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python packaging/dist.py
+dist: $(VENV)/release/.done
+	PATH="$(abspath $(VENV)/release/bin):$$PATH" $(VENV)/release/bin/python packaging/dist.py
 
 clean:
 	rm -rf $(VENV) dist build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
