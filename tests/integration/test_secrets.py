@@ -171,6 +171,37 @@ async def test_words_of_a_command_that_ended_unwatched_are_withheld(
     assert "first-value" not in str(finished)
 
 
+async def test_files_that_an_unwatched_command_has_named_are_withheld(
+    tmp_path: Path,
+) -> None:
+    key, gate = tmp_path / "key", tmp_path / "gate"
+    key.write_text("first-value-of-it")
+    os.mkfifo(gate)
+    result = (
+        '{"contract_version": "1", "status": "success", "summary": "Done.", '
+        '"exit_reason": "done", "artifacts": ["out/first-value-of-it.html"]}'
+    )
+    script = f"printf %s '{result}' >\"$DISPATCHD_RESULT\"; touch {tmp_path}/done; read -r _ <{gate}"
+    async with endpoint() as hub:
+        config = configure(tmp_path, hub.url, f'file = "{key}"', script)
+        given = 'secrets = { KEY = "key" }'
+        headless = f'{given}\ncontract = "headless"\nrequired_artifacts = ["made.txt"]'
+        config.write_text(config.read_text().replace(given, headless))
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="j")
+            await until((tmp_path / "done").exists)
+            await daemon.crash()
+            gate.write_text("go\n")
+            await until((daemon.state / "runs/j/attempt-1/exit").exists)
+            daemon.start()
+            await daemon.until_logged("job_parked")
+            record = (daemon.state / "jobs" / "j.json").read_text()
+
+    assert "made.txt" in record
+    assert "first-value" not in record
+
+
 async def test_a_summary_and_events_are_scrubbed(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(VALUE)
     result = (

@@ -242,7 +242,7 @@ class DispatchEndpoint:
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         """Hand an unstarted job back."""
-        await self._about("release", record, {"reason": reason})
+        await self._about("release", record, {"reason": self._scrubbed(reason)})
 
     def _scrubbed(self, text: str) -> str:
         """Return a text without secrets: the last step for every text that leaves, whoever wrote it."""

@@ -8,6 +8,7 @@ the daemon stays up and asks again.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
@@ -33,6 +34,7 @@ from dispatchd.errors import (
 from dispatchd.network.http_headers import http_date, seconds
 from dispatchd.protocol.extensions import HEADER, is_marked
 from dispatchd.protocol.job import Json
+from dispatchd.redaction.quoted import quoted
 
 MAX_BYTES: Final = 1024 * 1024
 """Largest reply that is read (bytes); contracts/README.md, Limits."""
@@ -219,7 +221,7 @@ def _reason(reply: Reply) -> str:
         phrase = ""
     location = reply.headers.get("location", "")
     target = (
-        f", a redirect to {location[:_QUOTED]}, which is not followed"
+        f", a redirect to {quoted(_without_query(location), _QUOTED)}, which is not followed"
         if location
         else ""
     )
@@ -238,6 +240,10 @@ def _message(reply: Reply) -> str | None:
     message = document.get("message") if isinstance(document, dict) else None
     if not isinstance(message, str):
         return None
-    return "".join(
-        letter if letter.isprintable() else " " for letter in message[:_QUOTED]
-    )
+    shown = (letter if letter.isprintable() else " " for letter in message)
+    return quoted("".join(shown), _QUOTED)
+
+
+def _without_query(location: str) -> str:
+    """Return an address without what may be a credential, as in a redirect to a login."""
+    return re.split(r"[?#]", location, maxsplit=1)[0]

@@ -54,6 +54,9 @@ from dispatchd.protocol.result import NoResult, RunResult
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.redaction.redactor import Redactor
 
+_UNTOLD: Final = "[withheld]"
+"""Stands for an artifact that a command has named, where its secrets are not known."""
+
 _COPIED_WITHIN_S: Final = 60.0
 """Longest time in which artifacts are copied (seconds): the finish waits for it, and not for the endpoint to have them."""
 
@@ -185,6 +188,10 @@ class Concluder:
         missing = missing_artifacts(run.workspace, artifacts)
         if artifacts and not missing and run.private_mark.exists():
             missing = self._keep_artifacts(record, artifacts)
+        if not known:
+            # The others are words of the command.
+            own = set(terms.required_artifacts)
+            missing = tuple(path if path in own else _UNTOLD for path in missing)
         if (
             workflow is not None
             and workflow.report_artifacts

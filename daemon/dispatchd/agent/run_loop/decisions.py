@@ -136,12 +136,13 @@ def _with_end(record: TrackedJob, judgement: Judgement, now: datetime) -> Tracke
 
 def _without_texts(evidence: Evidence) -> Evidence:
     """Return the evidence without any text of the command itself."""
-    result, story = evidence.result, evidence.story
+    result, story, end = evidence.result, evidence.story, evidence.end
     if isinstance(result, RunResult):
         result = evolve(result, summary=WITHHELD, exit_reason="withheld")
     blocked = WITHHELD if story.blocked is not None else None
     return evolve(
         evidence,
+        end=evolve(end, note=WITHHELD if end.note else ""),
         result=result,
         story=Story(
             blocked=blocked,

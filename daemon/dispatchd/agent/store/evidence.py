@@ -48,6 +48,9 @@ the part halves no secret that is."""
 _COMMAND: Final = re.compile(rb"^[ \t]*::[^\n]*", re.MULTILINE)
 """Line of an output that may be a log command."""
 
+_CUT_OUT: Final = b"\n[dispatchd: "
+"""Beginning of the text in the place of a part that was cut out of an output (`file_holes`)."""
+
 _CHUNK: Final = 256 * 1024
 
 _MASK_BYTES: Final = 4 * MASK_LINE
@@ -119,7 +122,11 @@ def command_lines(path: Path) -> Iterator[str]:
             return
         offset += len(data)
         whole, _, after = (rest + data).rpartition(b"\n")
-        for found in _COMMAND.finditer(whole if data else rest):
+        lines = whole if data else rest
+        for found in _COMMAND.finditer(lines):
+            if b"\0" in found[0] or lines.startswith(_CUT_OUT, found.end()):
+                # Its rest was cut out, and so may be half of a secret.
+                continue
             count += 1
             yield found[0][:LONGEST_COMMAND].decode(errors="replace")
         if not data:

@@ -8,6 +8,7 @@ from attrs import define, field
 from starlette.requests import Request
 
 from dispatchd.hub.auth.audit import address_of
+from dispatchd.redaction.quoted import quoted
 
 _EVERY_S: Final = 10.0
 """Shortest time between two lines of one kind (seconds)."""
@@ -43,7 +44,7 @@ class Refusals:
             return
         self._said_at[event] = now
         keys = {
-            name: value[:_LONGEST] if isinstance(value, str) else value
+            name: quoted(value, _LONGEST) if isinstance(value, str) else value
             for name, value in about.items()
         }
         left_out = self._left_out.pop(event, 0)

@@ -26,6 +26,9 @@ _NAMES_KEPT: Final = 100
 _LONGEST_STORED: Final = 4 * 1024
 """Longest part of a text that is stored (characters): a secret at the end of what is shown is whole in it."""
 
+_LAST_WORD: Final = re.compile(r"(?<=\s)\S+\Z")
+"""Word at the end of a part, which may be half of a secret: what is shown shrinks where spaces are collapsed."""
+
 _LONGEST_NAME: Final = 200
 """Longest part of a name that is shown (characters)."""
 
@@ -215,7 +218,10 @@ _KINDS: Final[Mapping[str, Callable[[Story, Mapping[str, Any]], None]]] = (
 def _text(value: object) -> str:
     if type(value) is not str or not value:
         raise TypeError
-    return value[:_LONGEST_STORED]
+    head = value[:_LONGEST_STORED]
+    if len(head) < len(value):
+        head = _LAST_WORD.sub("", head) or head
+    return head
 
 
 def _count(value: object) -> int:

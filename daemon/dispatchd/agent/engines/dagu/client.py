@@ -34,6 +34,8 @@ from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import at, number, text
 from dispatchd.protocol.json_text import loads
 from dispatchd.protocol.times import duration
+from dispatchd.redaction.quoted import quoted
+from dispatchd.redaction.redactor import MARK
 
 _WITHIN_S: Final = 20.0
 """Longest time of one call (seconds)."""
@@ -43,6 +45,8 @@ _MOST_BYTES: Final = 4 * 1024 * 1024
 
 _MOST_PAGES: Final = 100
 """Most pages of a list that are read (count)."""
+
+_REDACTED: Final = MARK.encode()
 
 _QUOTED: Final = 200
 """Longest part of an answer's message that is quoted (characters)."""
@@ -237,7 +241,8 @@ class Client:
     ) -> tuple[int, bytes]:
         proxy = environment_proxy(httpx.URL(self.url), self.environment)
         headers = {**ACCEPT_IDENTITY, "User-Agent": f"dispatchd/{__version__}"}
-        if key := await to_thread.run_sync(self._key):
+        key = await to_thread.run_sync(self._key)
+        if key:
             headers["Authorization"] = f"Bearer {key}"
         if content:
             headers["Content-Type"] = "application/json"
@@ -264,7 +269,11 @@ class Client:
                 if len(read) > _MOST_BYTES:
                     message = f"{self.url} answers with more than {_MOST_BYTES} bytes"
                     raise EngineSilent(message)
-            return reply.status_code, bytes(read)
+            # An answer that quotes the key must not bring it anywhere.
+            answer = (
+                bytes(read).replace(key.encode(), _REDACTED) if key else bytes(read)
+            )
+            return reply.status_code, answer
 
     @cached_property
     def _trusted(self) -> ssl.SSLContext:
@@ -292,4 +301,4 @@ class Client:
 
 
 def _quoted(said: str) -> str:
-    return " ".join(said.split())[:_QUOTED]
+    return quoted(said, _QUOTED)

@@ -27,6 +27,8 @@ from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import WorkspaceFailed
 from dispatchd.linux.folder_tree import remove_tree
 from dispatchd.protocol.times import duration
+from dispatchd.redaction.quoted import quoted
+from dispatchd.redaction.redactor import scrub
 
 _ASKPASS: Final = """\
 #!/bin/sh
@@ -224,13 +226,12 @@ class _Git:
 
     def _telling(self, said: str, code: int) -> str:
         """Return the most informative line of git's output, without secrets."""
-        for secret in self.secrets:
-            said = said.replace(secret, "[redacted]")
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in scrub(said, self.secrets).splitlines()]
+        lines = [line for line in lines if line]
         telling = [
             line for line in lines if line.startswith(("fatal:", "error:", "remote:"))
         ]
-        return (telling or lines or [f"exit code {code}"])[-1][:_LONGEST_REASON]
+        return quoted((telling or lines or [f"exit code {code}"])[-1], _LONGEST_REASON)
 
 
 async def _fill(git: _Git, checkout: Checkout) -> None:

@@ -2,20 +2,20 @@
 
 from typing import Final
 
+from dispatchd.redaction import quoted as quotes
 from dispatchd.redaction.escapes import written_out
 
 _QUOTED: Final = 200
 """Longest part of a text that is quoted (characters)."""
 
-_READ: Final = 20 * _QUOTED
-"""Longest part of a text that is looked at (characters)."""
+_SHOWN: Final = 60
+"""Longest part of an object that is shown (characters)."""
 
 
 def quoted(text: str) -> str:
     """Return the beginning of a text in one line."""
     # Not the text's own methods: a subclass of str may have any.
-    beginning = str.__str__(text)[:_READ]
-    return written_out(" ".join(beginning.split()))[:_QUOTED]
+    return written_out(quotes.quoted(str.__str__(text), _QUOTED))
 
 
 def message_of(error: BaseException) -> str:
@@ -35,6 +35,6 @@ def said(error: BaseException) -> str:
 def shown(answer: object) -> str:
     """Return an object in a few characters."""
     try:
-        return quoted(repr(answer))[:60]
+        return quotes.quoted(quoted(repr(answer)), _SHOWN)
     except BaseException:  # noqa: BLE001  # likewise
         return "an object that can't be shown"

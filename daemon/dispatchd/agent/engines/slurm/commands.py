@@ -12,6 +12,7 @@ from attrs import frozen
 
 from dispatchd.errors import EngineRefused, EngineSilent
 from dispatchd.protocol.times import duration
+from dispatchd.redaction.quoted import quoted
 
 _WITHIN_S: Final = 60.0
 """Longest time of one command (seconds). Slurm's own wait for a controller is shorter (MessageTimeout)."""
@@ -79,7 +80,7 @@ class Commands:
             raise EngineRefused(message) from error
         if done.returncode == 0:
             return done.stdout.decode(errors="replace")
-        said = " ".join(done.stderr.decode(errors="replace").split())[:_LONGEST]
+        said = quoted(done.stderr.decode(errors="replace"), _LONGEST)
         message = f"{command[0]} ended with exit code {done.returncode}: {said}"
         if done.returncode < 0 or _SILENT.search(said):
             raise EngineSilent(message)

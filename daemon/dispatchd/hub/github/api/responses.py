@@ -24,6 +24,7 @@ from attrs import frozen
 from dispatchd.errors import RemoteError
 from dispatchd.network.http_headers import http_date, seconds
 from dispatchd.protocol.job import Json
+from dispatchd.redaction.quoted import quoted
 
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Largest answer that is read (bytes): a delivery carries up to 25 MB (GitHub docs, "Webhook events and payloads")."""
@@ -226,6 +227,5 @@ def _message(reply: Reply) -> str:
     summary = message if isinstance(message, str) else ""
     if errors:
         summary += f" {json.dumps(errors, ensure_ascii=False)}"
-    return "".join(
-        letter if letter.isprintable() else " " for letter in summary.strip()[:_QUOTED]
-    )
+    shown = (letter if letter.isprintable() else " " for letter in summary)
+    return quoted("".join(shown), _QUOTED)
