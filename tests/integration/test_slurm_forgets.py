@@ -1,11 +1,12 @@
 """A controller of Slurm that is killed forgets what it has acknowledged, and gives its ids to other jobs."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.engine_scene import WAITS
+from support.engine_scene import WAITS, commands
 from support.slurm import Cluster, booted
 from support.slurm_scene import scene
 from support.until import until
@@ -61,12 +62,14 @@ async def test_an_attempt_whose_node_is_lost_is_lost_and_begins_again_where_it_m
     cluster: Cluster, tmp_path: Path
 ) -> None:
     script = 'echo "$DISPATCHD_JOB_ID $DISPATCHD_ATTEMPT $SLURMD_NODENAME" >>{folder}/nodes; '
-    workflows = {"once": script + WAITS, "again": script + WAITS}
-    async with scene(tmp_path, cluster, workflows) as at:
-        file, table = at.daemon.config, '[workflows."again"]'
-        file.write_text(file.read_text().replace(table, f"{table}\nmax_retries = 1"))
-        at.daemon.kill()
-        at.daemon.start()
+    workflows = ["once", "again"]
+    command = json.dumps(commands(tmp_path, {"it": script + WAITS})["it"])
+    unretried = f'[workflows.once]\nengine = "hpc"\ncommand = {command}'
+    async with scene(
+        *(tmp_path, cluster, {"again": script + WAITS}),
+        limits="max_retries = 1",
+        engine=unretried,
+    ) as at:
         # Both go to one node: the other one comes back when it is empty.
         await cluster.run(
             "scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=x"
