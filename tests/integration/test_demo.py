@@ -50,6 +50,7 @@ def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+@pytest.mark.host
 async def test_it_tells_what_is_promised_and_stays_if_it_is_told_to(
     tmp_path: Path,
 ) -> None:

@@ -21,6 +21,7 @@ async def judge(server: Hub, name: str, examples: int) -> None:
     await generated_calls.judge(server, name, examples)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 async def test_every_answer_is_one_that_is_declared(server: Hub, name: str) -> None:
     await judge(server, name, FEW)

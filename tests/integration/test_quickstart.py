@@ -170,6 +170,7 @@ def test_a_new_hub_whose_port_was_taken_meanwhile_gets_another(tmp_path: Path) -
     assert that.hub_file.read_text() == before
 
 
+@pytest.mark.host
 async def test_a_first_job_runs_and_the_folder_is_an_installation(
     tmp_path: Path,
 ) -> None:

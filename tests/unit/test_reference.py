@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ def test_the_committed_page_is_that_of_the_code(name: str) -> None:
     assert (DOCS / name).read_text("utf-8") == MADE[name](), "run: make docs"
 
 
-def nodes() -> Iterator[tuple[Path, ast.AST]]:
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            yield path, node
+@cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Return every part of the code."""
+    trees = ((path, ast.parse(path.read_text("utf-8"))) for path in SOURCES)
+    return [(path, node) for path, tree in trees for node in ast.walk(tree)]
 
 
 def exits() -> Iterator[int]:
