@@ -125,7 +125,7 @@ class TrackedJob:
     changed_at: datetime
     attempts: tuple[Attempt, ...] = ()
     start_failures: int = 0
-    """Failed starts in a row before the command of the next attempt began (count)."""
+    """Failed starts in a row, until an attempt has ended (count)."""
     retry_at: datetime | None = None
     blocked: str = ""
     verdict: Verdict | None = None

@@ -240,8 +240,8 @@ def _message(reply: Reply) -> str | None:
     message = document.get("message") if isinstance(document, dict) else None
     if not isinstance(message, str):
         return None
-    shown = (letter if letter.isprintable() else " " for letter in message)
-    return quoted("".join(shown), _QUOTED)
+    line = quoted(message, _QUOTED)
+    return "".join(letter if letter.isprintable() else " " for letter in line)
 
 
 def _without_query(location: str) -> str:

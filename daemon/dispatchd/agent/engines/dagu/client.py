@@ -270,10 +270,10 @@ class Client:
                     message = f"{self.url} answers with more than {_MOST_BYTES} bytes"
                     raise EngineSilent(message)
             # An answer that quotes the key must not bring it anywhere.
-            answer = (
-                bytes(read).replace(key.encode(), _REDACTED) if key else bytes(read)
+            answer = bytes(read)
+            return reply.status_code, (
+                answer.replace(key.encode(), _REDACTED) if key else answer
             )
-            return reply.status_code, answer
 
     @cached_property
     def _trusted(self) -> ssl.SSLContext:

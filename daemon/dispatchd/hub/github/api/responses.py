@@ -227,5 +227,5 @@ def _message(reply: Reply) -> str:
     summary = message if isinstance(message, str) else ""
     if errors:
         summary += f" {json.dumps(errors, ensure_ascii=False)}"
-    shown = (letter if letter.isprintable() else " " for letter in summary)
-    return quoted("".join(shown), _QUOTED)
+    line = quoted(summary, _QUOTED)
+    return "".join(letter if letter.isprintable() else " " for letter in line)
