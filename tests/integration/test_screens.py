@@ -242,6 +242,7 @@ def out_of_service(scene: Scene) -> None:
     scene.see("hub prune --days 0", piped=True)
 
 
+@pytest.mark.host
 def test_the_screens_are_those_of_the_file(scene: Scene) -> None:
     scene.see_all("--help", "hub --help", "hub machine --help")
     scene.see("hub init hub --listen 127.0.0.1:0", real_clock=True)

@@ -126,17 +126,21 @@ async def test_a_starter_that_is_killed_as_it_forks_gives_no_attempt_two_shims(
     ends = []
     for number in range(rounds):
         before = launch(tmp_path / f"{number}-before", "/bin/sh", "-c", "read _ <pipe")
-        ready = launch(tmp_path / str(number), "/bin/sh", "-c", "echo x >>ran; exit 3")
-        os.mkfifo(before.workspace / "pipe")
+        script = "echo x >>ran; read _ <pipe; exit 3"
+        ready = launch(tmp_path / str(number), "/bin/sh", "-c", script)
+        for each in (before, ready):
+            os.mkfifo(each.workspace / "pipe")
         first = await started(local, before)
         starter = starter_of(first)
         killer = threading.Thread(
             target=kill_once_it_forks, args=(starter, children_of(starter))
         )
         killer.start()
-        end = await local.observe(await started(local, ready), ready.folder)
+        process = await started(local, ready)
+        await to_thread.run_sync(killer.join)
+        (ready.workspace / "pipe").write_text("go\n")
+        end = await local.observe(process, ready.folder)
         ends.append((end, (ready.workspace / "ran").read_text()))
-        killer.join()
         (before.workspace / "pipe").write_text("go\n")
         await local.observe(first, before.folder)
 
