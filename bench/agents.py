@@ -81,9 +81,14 @@ def tree_cpu_s(pid: int) -> float:
 
     By fields 14 to 17 of proc_pid_stat(5).
     """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        below = children(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        # It has ended meanwhile: what it used is in its parent's next figures.
+        return 0.0
     ticks = sum(int(field) for field in fields[11:15])
-    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(tree_cpu_s, children(pid)))
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(tree_cpu_s, below))
 
 
 def switches(pid: int) -> int:

@@ -38,7 +38,6 @@ from dispatchd.agent.loops.pull import Listeners, PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
 from dispatchd.agent.run_loop.attempt import Guard
-from dispatchd.agent.store.artifacts.snapshots import Snapshots
 from dispatchd.agent.store.held_folders import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
@@ -291,8 +290,9 @@ def _uploads(
     opened: Opened, shared: Tracking, source: DispatchEndpoint
 ) -> tuple[LogLoop, ArtifactLoop]:
     folder, known = opened.current.config.state_folder, opened.given.known
-    debts, copies = LogDebts.open(folder), Snapshots.open(folder)
+    debts = LogDebts.open(folder)
     logs = LogLoop(source=source, tracking=shared, debts=debts, known=known)
+    copies = shared.runs.snapshots
     return logs, ArtifactLoop(source=source, tracking=shared, snapshots=copies)
 
 

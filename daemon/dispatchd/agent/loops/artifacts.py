@@ -63,8 +63,6 @@ class ArtifactLoop:
     snapshots: Snapshots
     _over: set[tuple[str, int]] = field(factory=set, init=False)
     """Jobs and attempts that need no further calls, and whose snapshot couldn't be removed."""
-    _trouble: str = field(default="", init=False)
-    """Last error of the folder, which is logged once."""
     _work: KeyedTasks[str] = field(init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
@@ -90,7 +88,7 @@ class ArtifactLoop:
 
     async def _round(self, tasks: TaskGroup) -> None:
         bell = self.tracking.tracker.changed.next
-        for name in await to_thread.run_sync(self._names):
+        for name in self.snapshots.names():
             if name not in self._work:
                 snapshot = await to_thread.run_sync(self.snapshots.read, name)
                 if self._is_due(snapshot):
@@ -102,15 +100,6 @@ class ArtifactLoop:
                     )
         self.context.bugs.worked(_LOOP)
         await bell.wait()
-
-    def _names(self) -> list[str]:
-        try:
-            return self.snapshots.names()
-        except OSError as error:
-            if str(error) != self._trouble:
-                self._log.warning("artifacts_unreadable", error=str(error))
-            self._trouble = str(error)
-            return []
 
     def _is_due(self, snapshot: Snapshot | None) -> bool:
         """Return whether a snapshot is to be sent or removed now."""

@@ -316,10 +316,8 @@ class PullLoop:
                 if not delivery.job.is_cancel:
                     raise
 
-        was_known, may_run = True, False
-        if self.tracker.get(job_id) is None:
-            was_known, may_run = await to_thread.run_sync(self._look_for, job_id)
-        if may_run:
+        was_known = await self.tracker.find(job_id) is not None
+        if not was_known and await self._may_run(job_id):
             refusal: Verdict | None = record_lost()
         else:
             workflows = self.context.config.workflows
@@ -329,15 +327,11 @@ class PullLoop:
         )
         return was_known
 
-    def _look_for(self, job_id: str) -> tuple[bool, bool]:
-        """Return whether a job is in history, else whether a process of it may run, its record being unreadable.
-
-        Reads the disk.
-        """
-        if self.tracker.past(job_id) is not None:
-            return True, False
-        quarantined = self.tracker.is_quarantined(job_id)
-        return False, quarantined and self.runs.has_attempts(job_id)
+    async def _may_run(self, job_id: str) -> bool:
+        """Return whether a process of an unknown job may run, its record being unreadable."""
+        return self.tracker.is_quarantined(job_id) and await to_thread.run_sync(
+            self.runs.has_attempts, job_id
+        )
 
     def _note_success(self, answer: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()

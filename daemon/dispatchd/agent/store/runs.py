@@ -157,11 +157,13 @@ class Runs:
     """Folders of all runs below one folder."""
 
     _root: Path
+    snapshots: Snapshots
+    """Copies of artifacts that the endpoint doesn't have yet."""
 
     @classmethod
     def at(cls, folder: Path) -> "Runs":
         """Return the runs of a state folder, for reading beside a daemon."""
-        return cls((folder / "runs").absolute())
+        return cls((folder / "runs").absolute(), Snapshots(folder / "artifacts"))
 
     @classmethod
     def open(cls, folder: Path) -> "Runs":
@@ -172,7 +174,7 @@ class Runs:
         """
         for name in ("runs", "t"):
             make_folder(folder / name)
-        return cls((folder / "runs").absolute())
+        return cls((folder / "runs").absolute(), Snapshots.open(folder))
 
     def folder(self, run_id: str) -> RunFolder:
         """Return the folder of a run, whether or not it exists."""
@@ -379,11 +381,6 @@ class Runs:
         retired = self.trash.take([run.path])
         sync_folder(self._root)
         return retired
-
-    @property
-    def snapshots(self) -> Snapshots:
-        """Copies of artifacts that the endpoint doesn't have yet."""
-        return Snapshots(self._root.parent / "artifacts")
 
     @property
     def trash(self) -> Trash:

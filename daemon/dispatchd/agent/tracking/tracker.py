@@ -99,7 +99,10 @@ class Tracker:
 
     async def find(self, job_id: str) -> TrackedJob | None:
         """Return a tracked or past job, or None for one that is not known here."""
-        return self._store.get(job_id) or await to_thread.run_sync(self.past, job_id)
+        known = self._store.get(job_id)
+        if known is None and self._store.has_past(job_id):
+            return await to_thread.run_sync(self.past, job_id)
+        return known
 
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job in history, or None for one that isn't there. Reads the disk."""
@@ -113,7 +116,7 @@ class Tracker:
             return None
 
     def is_quarantined(self, job_id: str) -> bool:
-        """Return whether a record of a job was moved away because it can't be read. Reads the disk."""
+        """Return whether a record of a job was moved away because it can't be read. A look at the disk."""
         return self._store.is_quarantined(job_id)
 
     @asynccontextmanager

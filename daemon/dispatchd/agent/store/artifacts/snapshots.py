@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -20,6 +21,7 @@ from attrs import define, field, frozen
 from dispatchd.agent.store.artifacts.find import Search
 from dispatchd.agent.store.durable import FILE_MODE, FOLDER_MODE, make_folder
 from dispatchd.agent.store.names import file_name
+from dispatchd.errors import FolderUnusable
 from dispatchd.linux.folder_tree import remove_tree
 from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.uploads.artifacts import (
@@ -93,11 +95,14 @@ class Kept:
     left_out: tuple[str, ...]
 
 
-@frozen
+@define
 class Snapshots:
-    """Snapshots in a folder of the daemon's. Calls block."""
+    """Snapshots in a folder of the daemon's, from several threads. Calls block, but for `names`."""
 
     _folder: Path
+    _names: set[str] = field(factory=set, init=False)
+    """Names of the folders: to list them on the disk at each change of a job would cost more than the change."""
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
 
     @classmethod
     def open(cls, state_folder: Path) -> Self:
@@ -108,9 +113,16 @@ class Snapshots:
         """
         folder = state_folder / "artifacts"
         make_folder(folder)
-        for path in folder.glob(f"{_NEW}*"):
-            remove_tree(path)
-        return cls(folder)
+        snapshots = cls(folder)
+        try:
+            for path in folder.iterdir():
+                if path.name.startswith(_NEW):
+                    remove_tree(path)
+                elif not path.name.startswith("."):
+                    snapshots._names.add(path.name)
+        except OSError as error:
+            raise FolderUnusable(folder=folder, error=error) from error
+        return snapshots
 
     def take(
         self, owner: "Owner", workspace: Path, wanted: "Wanted", bounds: Bounds
@@ -136,9 +148,11 @@ class Snapshots:
             }
             _write(new / _LIST, json.dumps(document))
             _sync_all(new)
-            old = self._folder / file_name(owner.job_id)
-            remove_tree(old)
-            new.rename(old)
+            name = file_name(owner.job_id)
+            with self._guard:
+                remove_tree(self._folder / name)
+                new.rename(self._folder / name)
+                self._names.add(name)
             _sync(self._folder)
         except BaseException:
             remove_tree(new)
@@ -150,13 +164,8 @@ class Snapshots:
         )
 
     def names(self) -> list[str]:
-        """Return the names of the snapshots' folders, sorted.
-
-        Raises:
-            OSError: They can't be listed.
-        """
-        names = (path.name for path in self._folder.iterdir())
-        return sorted(name for name in names if not name.startswith("."))
+        """Return the names of the snapshots' folders, sorted. Doesn't block."""
+        return sorted(self._names.copy())
 
     def read(self, name: str) -> Snapshot | None:
         """Return the snapshot in a folder; None if there is none that can be read."""
@@ -174,8 +183,11 @@ class Snapshots:
 
     def remove(self, name: str, snapshot: Snapshot | None) -> None:
         """Remove a snapshot that needs no further calls, unless that of a newer attempt has replaced it."""
-        if self.read(name) == snapshot:
-            remove_tree(self._folder / name)
+        with self._guard:
+            if self.read(name) == snapshot:
+                remove_tree(self._folder / name)
+                if not (self._folder / name).exists():
+                    self._names.discard(name)
 
 
 @frozen(kw_only=True)
