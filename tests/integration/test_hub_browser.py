@@ -429,3 +429,91 @@ async def test_the_keyboard_steps_through_what_is_found_while_a_log_grows(
     await field.press("Escape")
     await expect(owner.page.locator("#log")).to_be_focused()
     assert owner.complaints == []
+
+
+GROUPS = (
+    b"before\n::group::Compile <b>\nobject\n::endgroup::\nbetween\n"
+    b"::group::Test\n::error::wrong\n##[group]Upload\nsent\n"
+)
+
+
+async def test_groups_of_a_log_are_folds(owner: Visit) -> None:
+    log = await RunningLog.of(owner.hub, GROUPS)
+    await owner.go("/jobs/j")
+    folds, page = owner.page.locator("#log details"), owner.page
+    titles = folds.locator("summary")
+
+    # Closed where it has ended, without an error.
+    await expect(titles).to_have_text(["Compile <b>", "Test", "Upload"])
+    states = [await fold.get_attribute("open") for fold in await folds.all()]
+    assert states == [None, "", ""]
+    assert await owner.violations() == []
+    await shoot(owner, "folds")
+
+    # A group goes on in what comes later, and is closed with it.
+    await log.add(b"more\n")
+    await log.add(b"::endgroup::\nafter\n::group::Last\nlast\n")
+    await expect(titles).to_have_count(4)
+    await titles.nth(2).press("Enter")
+    await expect(page.locator("#L9")).to_be_hidden()
+    await expect(page.locator("#L10")).to_be_hidden()
+    await expect(page.locator("#log .in #L11")).to_be_hidden()
+    await expect(page.locator("#L12")).to_be_visible()
+    await log.add(b"the end\n")
+    await expect(page.locator("#L15")).to_be_visible()
+
+    # What is found opens its fold.
+    field = page.get_by_label("Find in the log")
+    for words, line in (("more", 10), ("object", 3)):
+        await field.fill(words)
+        await expect(page.locator("#find-said")).to_have_text(f"1 of 1, line {line}")
+        await expect(page.locator(f"#L{line}")).to_be_visible()
+    await titles.nth(2).click()
+    await expect(page.locator("#L10")).to_be_hidden()
+    await titles.nth(2).click()
+    await expect(page.locator("#L10")).to_be_visible()
+    await titles.nth(2).click()
+    await page.evaluate("location.hash = '#L10'")
+    await expect(page.locator("#L10")).to_be_in_viewport()
+    # The number of a title is an address as that of any line.
+    await page.locator("#L2").click(position={"x": 5, "y": 5})
+    await page.wait_for_url(re.compile(r"line=2#L2$"))
+    assert await folds.first.get_attribute("open") == ""
+    assert owner.complaints == []
+
+
+async def test_an_address_opens_the_fold_that_its_line_is_in(owner: Visit) -> None:
+    await RunningLog.of(owner.hub, GROUPS)
+    await owner.go("/jobs/j")
+    await expect(owner.page.locator("#L3")).to_be_hidden()
+
+    for path in ("/jobs/j#L3", "/jobs/j?line=3", "/jobs/j?line=3#L3"):
+        await owner.go("/")
+        await owner.go(path)
+        await expect(owner.page.locator("#L3")).to_be_visible()
+
+
+async def test_a_fold_opens_without_javascript(
+    browser: Browser, server: HubHere
+) -> None:
+    await RunningLog.of(server, GROUPS)
+    async with visit(browser, server, java_script_enabled=False) as found:
+        await found.login(admin_token(server), "/jobs/j")
+        await expect(found.page.locator("#L3")).to_be_hidden()
+        await found.page.locator("summary", has_text="Compile").click()
+        await expect(found.page.locator("#L3")).to_be_visible()
+
+
+async def test_what_was_hidden_is_shown_once_its_title_has_gone(owner: Visit) -> None:
+    log = await RunningLog.of(owner.hub, b"::group::Endless\n")
+    await owner.go("/jobs/j")
+    title = owner.page.locator("#log summary")
+    await log.add(b"first\n")
+    await title.click()
+    await expect(owner.page.locator("#L2")).to_be_hidden()
+
+    # As page.js does with what has come long ago.
+    await owner.page.evaluate("document.querySelector('#log').firstChild.remove()")
+
+    await expect(owner.page.locator("#L2")).to_be_visible()
+    assert owner.complaints == []

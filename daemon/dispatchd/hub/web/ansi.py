@@ -29,9 +29,21 @@ _EIGHT: Final = 8
 _PALETTE: Final = 5
 _RGB: Final = 2
 
-_COMMAND: Final = re.compile(r"[ \t]*::(error|warning|notice|group)(?: [^:\n]*)?::")
-_COMMANDS: Final = {"error": "b f1", "warning": "b f3", "notice": "b f4", "group": "b"}
+_COMMAND: Final = re.compile(
+    r"[ \t]*(?:::(error|warning|notice|group|endgroup)(?: [^:\n]*)?::|##\[(group|endgroup)\])"
+)
+_COMMANDS: Final = {
+    "error": "b f1",
+    "warning": "b f3",
+    "notice": "b f4",
+    "group": "b",
+    "endgroup": "d",
+}
 """Classes of a line with a log command of GitHub Actions."""
+
+_TAG: Final = re.compile("<[^>]*>")
+_UNTITLED: Final = "(untitled)"
+"""Title of a group without one: a fold has to have a name."""
 
 _TOKEN: Final = re.compile(r"[bdiu]{0,4}(?:f(?:1[0-5]|[0-9]))?(?:g(?:1[0-5]|[0-9]))?")
 
@@ -117,11 +129,26 @@ def log_html(text: str, style: Style) -> tuple[str, Style]:
     """
     lines = []
     for line in text.split("\n"):
-        shown, style = _line(line, style)
-        if command := _COMMAND.match(line):
-            shown = f'<span class="{_COMMANDS[command[1]]}">{shown}</span>'
-        lines.append(shown)
+        command = _COMMAND.match(line)
+        name = _name(command)
+        # Of a group its title alone.
+        start = command.end() if command and name == "group" else 0
+        shown, style = _line(line[start:], style)
+        if name == "group" and not _TAG.sub("", shown).strip():
+            shown += _UNTITLED
+        lines.append(
+            f'<span class="{_COMMANDS[name]}">{shown}</span>' if name else shown
+        )
     return "\n".join(lines), style
+
+
+def command_of(line: str) -> str:
+    """Return the name of the log command of GitHub Actions that a line is; empty for any other line."""
+    return _name(_COMMAND.match(line))
+
+
+def _name(command: re.Match[str] | None) -> str:
+    return (command[1] or command[2]) if command else ""
 
 
 def _line(line: str, style: Style) -> tuple[str, Style]:

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from dispatchd.hub.api.logs import Logs, LogView
 from dispatchd.hub.web.ansi import Style, log_html
-from dispatchd.hub.web.log_lines import LineCounts, Read, numbered, offset_of
+from dispatchd.hub.web.log_lines import LineCounts, Read, folded, numbered, offset_of
 from dispatchd.hub.web.login import Entry
 
 _SHOWN: Final = 128 * 1024
@@ -34,7 +34,7 @@ _BEAT_S: Final = 15.0
 _BEAT: Final = b": here\n\n"
 
 _POINT: Final = re.compile(
-    r"([0-9]{1,6})-([0-9]{1,15})-([a-z0-9]{0,12})(?:-([0-9]{1,12}))?"
+    r"([0-9]{1,6})-([0-9]{1,15})-([a-z0-9]{0,12})(?:-([0-9]{1,12}))?(-g)?"
 )
 
 _LINES_BEFORE: Final = 10
@@ -46,12 +46,14 @@ _LONGEST_NUMBER: Final = 12
 
 @frozen(kw_only=True)
 class Point:
-    """Point in the logs of a job: the number of the part, the offset in it (bytes), the style and the line there."""
+    """Point in the logs of a job: the number of the part, the offset in it (bytes), and style, line and group there."""
 
     part: int = 1
     offset: int = 0
     style: Style = field(factory=Style)
     line: int = 1
+    is_inside: bool = False
+    """True if a group continues there."""
 
     @classmethod
     def read(cls, text: str) -> "Point":
@@ -64,12 +66,14 @@ class Point:
             offset=int(match[2]),
             style=Style.read(match[3]),
             line=max(1, int(match[4] or 1)),
+            is_inside=bool(match[5]),
         )
 
     @property
     def text(self) -> str:
         """Text of the point, for an address or an event."""
-        return f"{self.part}-{self.offset}-{self.style.token}-{self.line}"
+        group = "-g" if self.is_inside else ""
+        return f"{self.part}-{self.offset}-{self.style.token}-{self.line}{group}"
 
 
 @frozen(kw_only=True)
@@ -129,12 +133,23 @@ def shown_log(
         skipped = data.find(b"\n", 0, _SHOWN // 4) + 1
         start, data = start + skipped, data[skipped:]
     end = len(data) if part.is_whole else data.rfind(b"\n") + 1
-    html, style = log_html(data[:end].decode(errors="replace"), Style())
+    text = data[:end].decode(errors="replace")
+    html, style = log_html(text, Style())
     first = counts.line_at(_name(view, number), read, start)
     last = first + data.count(b"\n", 0, end)
+    wanted = line - first if line else -1
+    html, is_inside = folded(
+        numbered(html, number, first), text, closes=True, wanted=wanted
+    )
     return Shown(
-        html=numbered(html, number, first),
-        point=Point(part=number, offset=start + end, style=style, line=last),
+        html=html,
+        point=Point(
+            part=number,
+            offset=start + end,
+            style=style,
+            line=last,
+            is_inside=is_inside,
+        ),
         size=part.size,
         is_cut=start > 0,
         first_line=first,
@@ -201,9 +216,17 @@ class _Stream:
         text = data[:end].decode(errors="replace")
         # In a thread: a text of nothing but colours takes long.
         html, style = await self.logs.context.use(partial(log_html, text, point.style))
-        line = point.line + data.count(b"\n", 0, end)
-        self.point = Point(part=point.part, offset=offset + end, style=style, line=line)
-        return self._event(note + numbered(html, point.part, point.line))
+        html, is_inside = folded(
+            numbered(html, point.part, point.line), text, is_inside=point.is_inside
+        )
+        self.point = Point(
+            part=point.part,
+            offset=offset + end,
+            style=style,
+            line=point.line + data.count(b"\n", 0, end),
+            is_inside=is_inside,
+        )
+        return self._event(note + html)
 
     async def _skipped(self, view: LogView, offset: int) -> Point:
         """Return a later point of the part, of which the stream is too far behind."""

@@ -2,6 +2,8 @@
 // marked by the browser (CSS.highlights), or selected where it has none of these.
 "use strict";
 
+import { foldOf, open } from "./fold.js";
+
 const MOST_FOUND = 5000;
 const AGAIN_MS = 250;
 const log = document.getElementById("log");
@@ -42,13 +44,19 @@ function search() {
   }
 }
 
+// Where it is seen: in a closed fold at its title.
+function placeOf({ range }) {
+  const fold = foldOf(range.startContainer);
+  return (fold && !fold.open ? fold : range).getBoundingClientRect();
+}
+
 // The first one that can be seen, or comes after that.
 function firstInView() {
   const top = log.getBoundingClientRect().top;
   let [low, high] = [0, found.length];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (found[middle].range.getBoundingClientRect().bottom > top) high = middle;
+    if (placeOf(found[middle]).bottom > top) high = middle;
     else low = middle + 1;
   }
   return low % found.length;
@@ -66,6 +74,7 @@ function show(moves) {
     CSS.highlights.get("found-now").priority = 1;
   } else if (now && moves) getSelection().setBaseAndExtent(now.startContainer, now.startOffset, now.endContainer, now.endOffset);
   if (!now || !moves) return;
+  open(foldOf(now.startContainer));
   log.scrollIntoView({ block: "nearest" });
   const [place, box] = [now.getBoundingClientRect(), log.getBoundingClientRect()];
   log.scrollTop += place.top - box.top - log.clientHeight / 2;

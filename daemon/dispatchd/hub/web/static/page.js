@@ -152,12 +152,16 @@ function leaveLog() {
 if (section) {
   const pre = section.querySelector("pre");
   const wanted = location.hash.startsWith("#L") && document.getElementById(location.hash.slice(1));
-  if (wanted) wanted.scrollIntoView({ block: "center" });
-  else pre.scrollTop = pre.scrollHeight;
+  if (wanted) {
+    wanted.closest("details")?.setAttribute("open", "");
+    wanted.scrollIntoView({ block: "center" });
+  } else pre.scrollTop = pre.scrollHeight;
   // The address names the line, for whoever opens it elsewhere.
   pre.addEventListener("click", (event) => {
     const number = event.target.dataset.n;
     if (!number) return;
+    // The number of a title opens no fold.
+    event.preventDefault();
     const query = new URLSearchParams(location.search);
     query.set("line", number);
     history.replaceState(null, "", `?${query}`);
