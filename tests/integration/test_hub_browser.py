@@ -517,3 +517,40 @@ async def test_what_was_hidden_is_shown_once_its_title_has_gone(owner: Visit) ->
 
     await expect(owner.page.locator("#L2")).to_be_visible()
     assert owner.complaints == []
+
+
+def spans(count: int) -> list[dict[str, Any]]:
+    """Return phases and spans of a run as a machine reports them."""
+    phase = {"kind": "phase", "name": HOSTILE, "start_seconds": 0.1}
+    span = {"kind": "span", "name": "y" * 90, "duration_seconds": 0.2, "ok": False}
+    return [
+        {**phase, "duration_seconds": 30},
+        *({**span, "start_seconds": number} for number in range(count)),
+    ]
+
+
+async def test_phases_and_spans_of_a_run_are_below_its_time(owner: Visit) -> None:
+    await owner.hub.submit({"id": "j", **CI})
+    machine = Machine(http=owner.hub.http)
+    held = await machine.pull()
+    await held.accept()
+    await held.beat()
+    token = {"claim_token": held.token, "result_status": "failed"}
+    reply = await machine.call("finish", "j", **token, result_spans=spans(40))
+    assert reply.is_success
+    await owner.go("/jobs/j")
+
+    rows = owner.page.get_by_label("Phases and spans of the run").locator("li")
+    await expect(rows).to_have_count(30)
+    await expect(rows.first).to_contain_text(HOSTILE)
+    await expect(rows.first).to_contain_text("from 0.1 s")
+    await expect(rows.nth(2)).to_contain_text("failed yyy")
+    await expect(rows.nth(2)).to_contain_text("from 1 s")
+    assert "11 more" in await owner.text()
+    wide = await owner.page.evaluate(
+        "[document.documentElement.scrollWidth, innerWidth]"
+    )
+    assert wide[0] <= wide[1]
+    assert await owner.violations() == []
+    await shoot(owner, "spans")
+    assert owner.complaints == []

@@ -111,6 +111,14 @@ async def test_nothing_that_a_job_says_acts_on_the_terminal(
     assert (await owner.get("show", job["id"]))["id"] == job["id"]
 
 
+SPAN = {
+    "kind": "span",
+    "name": "compile",
+    "start_seconds": 0.5,
+    "duration_seconds": 2.0,
+}
+
+
 async def test_a_job_is_shown_with_all_that_was_reported_of_it(
     owner: Owner, machine: Machine
 ) -> None:
@@ -127,6 +135,7 @@ async def test_a_job_is_shown_with_all_that_was_reported_of_it(
         result_step_summary=f"## Tests\n{evil}",
         result_outputs={"coverage": "97"},
         result_annotations=[remark],
+        result_spans=[SPAN],
     )
 
     shown = (await owner.say("show", "job/1")).stdout
@@ -135,6 +144,8 @@ async def test_a_job_is_shown_with_all_that_was_reported_of_it(
     for words in ("## Tests", "coverage=97", "failure  a.py:3  all"):
         assert words in shown
     assert "\x1b" not in shown
+    document = await owner.get("show", "job/1")
+    assert document["result_spans"] == [{**SPAN, "ok": True}]
 
 
 async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:

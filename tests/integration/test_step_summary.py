@@ -413,3 +413,28 @@ async def test_a_finish_that_is_too_large_is_repeated_at_once_with_the_verdict_a
     assert len(calls) == 2
     assert finish["result_status"] == "succeeded"
     assert details_of(finish) == {}
+
+
+EVENTS = f"""
+now() {{ date -u +%Y-%m-%dT%H:%M:%S.%NZ; }}
+start=$(now)
+cat >>"$DISPATCHD_EVENTS" <<END
+{{"type":"phase","name":"build with {VALUE}","at":"$start"}}
+{{"type":"span","name":"compile","started_at":"$start","ended_at":"$(now)","ok":false}}
+{{"type":"phase","name":"test","at":"$(now)"}}
+{{"type":"phase","name":"at a time that nobody knows"}}
+END
+"""
+
+
+async def test_phases_and_spans_are_reported_without_secrets(tmp_path: Path) -> None:
+    finish, left_out = await finish_of(tmp_path, EVENTS, 'secrets = { KEY = "key" }')
+
+    spans = finish["result_spans"]
+    assert [(each["kind"], each["name"], each.get("ok", True)) for each in spans] == [
+        ("phase", f"build with {MARK}", True),
+        ("span", "compile", False),
+    ]
+    start, after = (each["start_seconds"] for each in spans)
+    assert 0 <= start <= after
+    assert left_out == []

@@ -144,7 +144,7 @@ def test_what_hung_is_told_with_where_and_for_how_long() -> None:
             for name, begun in zip(("fetch", "build", "test"), at, strict=True)
         ],
         progress=Progress(completed=1, in_progress=1, total=3),
-        last_span=Span(name="compile", started_at=at[1], ended_at=at[2], ok=False),
+        spans=[Span(name="compile", started_at=at[1], ended_at=at[2], ok=False)],
     )
 
     found = judged(143, FailureCause.INACTIVITY_TIMEOUT, story=story)

@@ -17,7 +17,7 @@ from dispatchd.agent.store.evidence import LARGEST_TEXT, Head, read_head
 from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.errors import StoreUnavailable
 from dispatchd.protocol.contracts import check
-from dispatchd.protocol.report import Report
+from dispatchd.protocol.report import Report, RunSpan
 from dispatchd.protocol.result import Annotation
 from dispatchd.redaction.redactor import Redactor
 from support.preload import build
@@ -38,6 +38,10 @@ REPORT = Report(
             message="m",
         ),
         Annotation(path="b.py", start_line=3, level="notice", message="n"),
+    ),
+    spans=(
+        RunSpan(kind="phase", name="build", start_seconds=0, duration_seconds=2.5),
+        RunSpan(kind="span", name="cc", start_seconds=1, duration_seconds=1, ok=False),
     ),
 )
 IDENTITY = {"license_id": "l", "server_id": "m", "secret": "s"}
@@ -211,6 +215,21 @@ def test_a_report_keeps_the_contract_of_a_finish() -> None:
             },
             {"path": "b.py", "start_line": 3, "level": "notice", "message": "n"},
         ],
+        "result_spans": [
+            {
+                "kind": "phase",
+                "name": "build",
+                "start_seconds": 0,
+                "duration_seconds": 2.5,
+            },
+            {
+                "kind": "span",
+                "name": "cc",
+                "start_seconds": 1,
+                "duration_seconds": 1,
+                "ok": False,
+            },
+        ],
     }
 
 
@@ -228,6 +247,9 @@ def test_every_text_of_a_report_is_scrubbed_on_its_way_out() -> None:
                     title=SECRET,
                     message=SECRET,
                 ),
+            ),
+            spans=(
+                RunSpan(kind="span", name=SECRET, start_seconds=0, duration_seconds=1),
             ),
         ),
         SCRUB,

@@ -20,6 +20,14 @@ MOST_ANNOTATIONS: Final = 200
 LONGEST_TEXT: Final = 4000
 """Longest summary, and longest message of an annotation, that is reported (characters)."""
 
+MOST_SPANS: Final = 100
+"""Most phases and spans that are reported (count)."""
+
+LONGEST_SPAN_NAME: Final = 100
+"""Longest name of a phase or span that is reported (characters)."""
+
+SPAN_KINDS: Final = ("phase", "span")
+
 _LAST_LINE: Final = 2**31 - 1
 """Largest line number: a larger one is no line of a file, and overflows the integers of many readers."""
 
@@ -27,6 +35,17 @@ WITHHELD: Final = (
     "[withheld: this ended while the daemon was away, so what would have to be taken out of it "
     "is not known any more; it is on the machine]"
 )
+
+
+@frozen(kw_only=True)
+class RunSpan:
+    """Phase or span of a run (`kind`): its start after that of the run's first attempt, and its duration (seconds)."""
+
+    kind: str
+    name: str
+    start_seconds: float
+    duration_seconds: float
+    ok: bool = True
 
 
 @frozen(kw_only=True)
@@ -41,6 +60,7 @@ class Report:
     step_summary: str = ""
     outputs: Mapping[str, str] = Factory(dict)
     annotations: tuple[Annotation, ...] = ()
+    spans: tuple[RunSpan, ...] = ()
 
 
 def shortened(text: str) -> str:

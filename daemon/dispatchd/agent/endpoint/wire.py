@@ -11,7 +11,7 @@ from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Job, Json
 from dispatchd.protocol.json_text import Member, flawed_members
-from dispatchd.protocol.report import Report
+from dispatchd.protocol.report import Report, RunSpan
 from dispatchd.protocol.result import Annotation
 
 LONGEST_ID: Final = 512
@@ -68,15 +68,16 @@ def report_to_wire(report: Report, scrub: Callable[[str], str]) -> dict[str, Jso
             if scrub(name) == name
         },
         "result_annotations": [
-            _annotation_to_wire(annotation, scrub) for annotation in report.annotations
+            _scrubbed(annotation, scrub) for annotation in report.annotations
         ],
+        "result_spans": [_scrubbed(span, scrub) for span in report.spans],
     }
 
 
-def _annotation_to_wire(
-    annotation: Annotation, scrub: Callable[[str], str]
+def _scrubbed(
+    item: Annotation | RunSpan, scrub: Callable[[str], str]
 ) -> dict[str, Json]:
-    document = _converter.unstructure(annotation)
+    document = _converter.unstructure(item)
     return {
         name: scrub(value) if isinstance(value, str) else value
         for name, value in document.items()

@@ -26,7 +26,7 @@ from dispatchd.agent.run_loop.decisions import (
     not_started,
     nothing_ran,
 )
-from dispatchd.agent.run_loop.report_builder import compose
+from dispatchd.agent.run_loop.report_builder import Course, compose
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.artifacts.snapshots import Bounds, Owner, Wanted
@@ -200,9 +200,10 @@ class Concluder:
             self._copy_artifacts(record, attempt, workflow, artifacts)
         masks = masks_of(run.output_file(attempt.number))
         redactor = self.known.redactor.also(masks)
+        course = self._course(record, attempt)
         try:
             self._write_report(
-                record, attempt, result, terms, redactor if known else None
+                record, attempt, result, terms, course, redactor if known else None
             )
         except StoreUnavailable as error:
             # The command may have left anything there; its job must end all the same.
@@ -211,12 +212,12 @@ class Concluder:
             end=end,
             contract=attempt.contract,
             result=result,
-            story=self.stories.whole(run.events_file(attempt.number)),
+            story=course.story,
             missing=missing,
             output_left_out=self._limit_output(run, attempt),
             denial=_denial(run.output_file(attempt.number), terms),
             missing_fails=terms.missing_fails,
-            duration_s=(self.context.clock.now() - attempt.started_at).total_seconds(),
+            duration_s=(course.ends - attempt.started_at).total_seconds(),
         )
         return Gathered(
             evidence=evidence,
@@ -289,12 +290,21 @@ class Concluder:
             cut_middle(path, attempt.output_max_bytes, note_masks)
         return hole_bytes(path)
 
+    def _course(self, record: TrackedJob, attempt: Attempt) -> Course:
+        file = self.runs.folder(record.run_id).events_file(attempt.number)
+        return Course(
+            story=self.stories.whole(file),
+            begins=min(each.started_at for each in (*record.attempts, attempt)),
+            ends=self.context.clock.now(),
+        )
+
     def _write_report(
         self,
         record: TrackedJob,
         attempt: Attempt,
         result: RunResult | NoResult | None,
         terms: Terms,
+        course: Course,
         redactor: Redactor | None,
     ) -> None:
         run = self.runs.folder(record.run_id)
@@ -303,6 +313,7 @@ class Concluder:
             attempt.number,
             result,
             redactor,
+            course=course,
             with_output=terms.report_output,
         )
         if composed.left_out:

@@ -1,17 +1,19 @@
 """Compose: from the files that a command has written to its report, without secrets and within limits.
 
-There are three texts of the command (output, step summary, outputs), and the annotations of its result and of its log
-commands. The output is whatever it prints, so its owner may exclude that from reports; the others are written to be
+There are three texts of the command (output, step summary, outputs), the annotations of its result and of its log
+commands, and the names of its phases and spans. The output is whatever it prints, so its owner may exclude that from reports; the others are written to be
 reported.
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import islice
 from typing import Final
 
 from attrs import frozen
 
-from dispatchd.agent.domain.run import log_commands, outputs
+from dispatchd.agent.domain.run import log_commands, outputs, spans
+from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.store.evidence import command_lines, read_head, read_tail
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.protocol import report
@@ -28,6 +30,15 @@ _READ: Final = 4 * REPORTED + _SEEN_BEFORE
 
 
 @frozen(kw_only=True)
+class Course:
+    """Events of an attempt, with the start of the run's first attempt and the end of this one."""
+
+    story: Story
+    begins: datetime
+    ends: datetime
+
+
+@frozen(kw_only=True)
 class Composed:
     """Report, and the parts that were left out, with reasons (sentences without values, in the order of reading)."""
 
@@ -41,6 +52,7 @@ def compose(
     result: RunResult | NoResult | None,
     redactor: Redactor | None,
     *,
+    course: Course,
     with_output: bool,
 ) -> Composed:
     """Return the report of an attempt. Blocks.
@@ -50,6 +62,7 @@ def compose(
         number: The attempt's number.
         result: Result that a headless command left; None for a plain one.
         redactor: Removes the secrets; None if they are not known, so that nothing may be reported.
+        course: Its events.
         with_output: True if its owner lets the output be reported.
     """
     output = _output(run, number, redactor) if with_output else ""
@@ -69,6 +82,9 @@ def compose(
             step_summary=summary,
             outputs=fitting.values,
             annotations=report.annotations(remarks, redactor.scrub),
+            spans=spans.reported(
+                course.story, course.begins, course.ends, redactor.scrub
+            ),
         ),
         left_out=(*problems, *more, *fitting.sentences),
     )

@@ -170,7 +170,7 @@ class HubJob:
     result_cause: str = ""
     result_output: str = ""
     result_details: str = ""
-    """Further parts of the result: `result_step_summary`, `result_outputs`, `result_annotations` (JSON object)."""
+    """Further parts of the result: `result_step_summary`, `result_outputs`, `result_annotations`, `result_spans` (JSON object)."""
     created_at: float = 0
     claimed_at: float = 0
     accepted_at: float = 0

@@ -12,7 +12,7 @@ from typing import Final
 from dispatchd.hub.domain.model import Result, Standing
 from dispatchd.hub.domain.result_details import kept_details
 from dispatchd.protocol.job import Json
-from dispatchd.protocol.report import LONGEST_TEXT, MOST_ANNOTATIONS
+from dispatchd.protocol.report import LONGEST_TEXT, MOST_ANNOTATIONS, MOST_SPANS
 
 _LONGEST_OUTPUT: Final = 20_000
 """Longest output that is stored (characters): the 16,000 of the contract and its first line."""
@@ -38,6 +38,8 @@ _OF_ANNOTATION: Final = (
     "title",
     "message",
 )
+
+_OF_SPAN: Final = ("kind", "name", "start_seconds", "duration_seconds", "ok")
 
 _HALF: Final = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which UTF-8 can't hold; JSON can, as an escape."""
@@ -79,8 +81,9 @@ def with_whole_characters(body: Mapping[str, Json]) -> dict[str, Json]:
 def without_excess(body: Mapping[str, Json]) -> dict[str, Json]:
     """Return the body of a finish that can be stored, without what is over the limits, before it is validated."""
     trimmed = with_whole_characters(body)
-    outputs, annotations = (
-        trimmed.get(name) for name in ("result_outputs", "result_annotations")
+    outputs, annotations, spans = (
+        trimmed.get(name)
+        for name in ("result_outputs", "result_annotations", "result_spans")
     )
     if isinstance(outputs, dict):
         trimmed["result_outputs"] = {
@@ -89,16 +92,20 @@ def without_excess(body: Mapping[str, Json]) -> dict[str, Json]:
         }
     if isinstance(annotations, list):
         trimmed["result_annotations"] = [
-            _annotation(item) for item in annotations[:MOST_ANNOTATIONS]
+            _known(item, _OF_ANNOTATION) for item in annotations[:MOST_ANNOTATIONS]
+        ]
+    if isinstance(spans, list):
+        trimmed["result_spans"] = [
+            _known(item, _OF_SPAN) for item in spans[:MOST_SPANS]
         ]
     return trimmed
 
 
-def _annotation(item: Json) -> Json:
-    """Return an annotation without unknown properties."""
+def _known(item: Json, names: tuple[str, ...]) -> Json:
+    """Return an item of a list without unknown properties."""
     if not isinstance(item, dict):
         return item
-    return {name: _whole(item[name]) for name in _OF_ANNOTATION if name in item}
+    return {name: _whole(item[name]) for name in names if name in item}
 
 
 def _whole(value: Json) -> Json:

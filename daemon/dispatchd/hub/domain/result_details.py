@@ -1,4 +1,4 @@
-"""Details of a result, beside summary and output: step summary, outputs, annotations (contracts/README.md).
+"""Details of a result, beside summary and output: step summary, outputs, annotations, spans (contracts/README.md).
 
 All of it comes from untrusted programs. Invalid parts are left out, and nothing is refused: a job's end matters more
 than its details.
@@ -7,16 +7,28 @@ than its details.
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from math import isfinite
 from typing import Final
 
 from attrs import asdict, field, frozen
 
 from dispatchd.protocol.job import Json
-from dispatchd.protocol.report import shortened
+from dispatchd.protocol.report import (
+    LONGEST_SPAN_NAME,
+    MOST_SPANS,
+    SPAN_KINDS,
+    RunSpan,
+    shortened,
+)
 from dispatchd.protocol.result import Annotation
 from dispatchd.redaction.truncate import MOST_BYTES, clip_markdown, size
 
-NAMES: Final = ("result_step_summary", "result_outputs", "result_annotations")
+NAMES: Final = (
+    "result_step_summary",
+    "result_outputs",
+    "result_annotations",
+    "result_spans",
+)
 """Names of the details, on the wire and in the stored document."""
 
 _OUTPUTS_BYTES: Final = 64 * 1024
@@ -30,6 +42,9 @@ _PATH_MOST: Final = 1000
 _TITLE_MOST: Final = 255
 """Longest path and title of an annotation (characters)."""
 
+_LONGEST_S: Final = 1e9
+"""Longest time in a run (seconds)."""
+
 _LEVELS: Final = ("notice", "warning", "failure")
 
 
@@ -41,6 +56,7 @@ class Details:
     """Step summary: Markdown of at most 65,535 bytes."""
     outputs: Mapping[str, str] = field(factory=dict)
     annotations: tuple[Annotation, ...] = ()
+    spans: tuple[RunSpan, ...] = ()
 
 
 def kept_details(body: Mapping[str, Json]) -> str:
@@ -52,6 +68,7 @@ def kept_details(body: Mapping[str, Json]) -> str:
         "result_annotations": [
             asdict(annotation) for annotation in details.annotations
         ],
+        "result_spans": [asdict(span) for span in details.spans],
     }
     said = {name: value for name, value in document.items() if value}
     return json.dumps(said, ensure_ascii=False) if said else ""
@@ -67,16 +84,21 @@ def read_details(text: str) -> Details:
 
 
 def _details(document: Mapping[str, Json]) -> Details:
-    summary, outputs, annotations = (document.get(name) for name in NAMES)
-    listed = annotations if isinstance(annotations, list) else []
-    valid = (made for item in listed if (made := _annotation(item)) is not None)
+    summary, outputs, annotations, spans = (document.get(name) for name in NAMES)
+    remarks = (_annotation(item) for item in _listed(annotations))
+    pieces = (_span(item) for item in _listed(spans))
     return Details(
         step_summary=clip_markdown(summary, MOST_BYTES)
         if isinstance(summary, str)
         else "",
         outputs=dict(_outputs(outputs)) if isinstance(outputs, dict) else {},
-        annotations=tuple(islice(valid, _ANNOTATIONS)),
+        annotations=tuple(islice(filter(None, remarks), _ANNOTATIONS)),
+        spans=tuple(islice(filter(None, pieces), MOST_SPANS)),
     )
+
+
+def _listed(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
 
 
 def _outputs(outputs: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
@@ -112,6 +134,33 @@ def _annotation(item: Json) -> Annotation | None:
         title=title[:_TITLE_MOST] if isinstance(title, str) else "",
         message=shortened(message),
     )
+
+
+def _span(item: Json) -> RunSpan | None:
+    if not isinstance(item, dict):
+        return None
+    name, kind = item.get("name"), item.get("kind")
+    start, long = (
+        _seconds(item.get("start_seconds")),
+        _seconds(item.get("duration_seconds")),
+    )
+    if not (isinstance(name, str) and name and start is not None and long is not None):
+        return None
+    return RunSpan(
+        kind=str(kind) if kind in SPAN_KINDS else SPAN_KINDS[-1],
+        name=name[:LONGEST_SPAN_NAME],
+        start_seconds=start,
+        duration_seconds=long,
+        ok=item.get("ok") is not False,
+    )
+
+
+def _seconds(value: Json) -> float | None:
+    # The exact type: True is an int for isinstance.
+    if type(value) not in {int, float}:
+        return None
+    seconds = float(value)  # type: ignore[arg-type]  # the line above holds it
+    return seconds if isfinite(seconds) and 0 <= seconds <= _LONGEST_S else None
 
 
 def _line(value: Json) -> int:

@@ -43,7 +43,7 @@ from dispatchd.hub.web.render import (
     static,
 )
 from dispatchd.hub.web.text import job_path, stage, standing
-from dispatchd.hub.web.view_model import Progress, origin, parts, steps, took_s
+from dispatchd.hub.web.view_model import Progress, nested, origin, parts, steps, took_s
 from dispatchd.protocol.outcome import CHOICES
 
 _MOST_AHEAD: Final = 100_000
@@ -199,6 +199,7 @@ class Page:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
         attempts = self.context.stores.reader.attempts(job_id)
         decision, now = Decision.of(job), self.context.now()
+        bar, details = parts(job, attempts, now), read_details(job.result_details)
         log = shown_log(self.logs, self.logs.view_now(job_id), self._counts, line)
         return render(
             "job.html",
@@ -209,7 +210,8 @@ class Page:
             attempts=attempts,
             steps=steps(job, attempts),
             progress=Progress.of(job),
-            parts_of_time=parts(job, attempts, now),
+            parts_of_time=bar,
+            nested=nested(bar, details.spans),
             took_s=took_s(job, now),
             origin=origin(job, self.extension.links_of(job)),
             standing=standing(job, self._why(visitor, job)),
@@ -220,7 +222,7 @@ class Page:
             stage=stage(decision, job) if decision else "",
             payload=self._payload(visitor, job),
             names=self.context.stores.machines.names(),
-            details=read_details(job.result_details),
+            details=details,
             log=log,
             artifacts=shown_artifacts(self.artifacts, job_id),
             first_query=urlencode({"id": job_id, "line": 1}, errors="surrogatepass"),

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from dispatchd.hub.domain.model import ENDED, WAITING, Attempt, HubJob, State
 from dispatchd.hub.web.text import shown
+from dispatchd.protocol.report import RunSpan
 from dispatchd.protocol.times import duration
 
 
@@ -173,6 +174,42 @@ def parts(job: HubJob, attempts: Sequence[Attempt], now: float) -> list[Part]:
         found.append(Part(kind=kind, name=name, seconds=seconds, x=x, width=width))
         x += width
     return found
+
+
+_MOST_NESTED: Final = 30
+"""Phases and spans of a run that the page shows (count): the first."""
+
+
+@frozen(kw_only=True)
+class Nested:
+    """Phase or span of a run, below the part of the bar in which it lies."""
+
+    span: RunSpan
+    x: int
+    width: int
+
+
+@frozen(kw_only=True)
+class NestedList:
+    """Phases and spans of a run, and how many more there are than are shown (count)."""
+
+    shown: Sequence[Nested]
+    more: int
+
+
+def nested(bar: Sequence[Part], spans: Sequence[RunSpan]) -> NestedList:
+    """Return the phases and spans of a run as bars within the part `running`; those behind its end are cut."""
+    running = next((part for part in reversed(bar) if part.kind == "running"), None)
+    if running is None:
+        return NestedList(shown=(), more=0)
+    end = running.x + running.width
+    scale = running.width / running.seconds
+    found = []
+    for span in spans[:_MOST_NESTED]:
+        x = min(running.x + round(scale * span.start_seconds), end - _LEAST)
+        width = max(_LEAST, round(scale * span.duration_seconds))
+        found.append(Nested(span=span, x=x, width=min(width, end - x)))
+    return NestedList(shown=found, more=len(spans) - len(found))
 
 
 def _points(

@@ -21,7 +21,7 @@ LONGEST_LINE: Final = 64 * 1024
 """Longest line (bytes); a longer one is no event."""
 
 _NAMES_KEPT: Final = 100
-"""Most phases and follow-ups that are stored (count): the newest."""
+"""Most phases, spans and follow-ups that are stored (count): the newest of each."""
 
 _LONGEST_STORED: Final = 4 * 1024
 """Longest part of a text that is stored (characters): a secret at the end of what is shown is whole in it."""
@@ -88,7 +88,7 @@ class Story:
     phases: list[RunPhase] = field(factory=list)
     progress: Progress | None = None
     progress_events: int = 0
-    last_span: Span | None = None
+    spans: list[Span] = field(factory=list)
     follow_ups: list[str] = field(factory=list)
     blocked: str | None = None
     """Reason why the run asks for a person; the last one counts."""
@@ -98,6 +98,11 @@ class Story:
     """Lines that were not read, because there were too many (count)."""
     bytes_left_out: int = 0
     """Size of the file behind the part that is read (bytes)."""
+
+    @property
+    def last_span(self) -> Span | None:
+        """Piece of work that was reported last; None for none."""
+        return self.spans[-1] if self.spans else None
 
     def feed(self, line: bytes) -> None:
         """Take one line, without its line end."""
@@ -125,14 +130,16 @@ class Story:
             clean = scrub(text)
             return (" ".join(clean.split()) or clean)[:longest]
 
-        span, blocked = self.last_span, self.blocked
+        blocked = self.blocked
         return evolve(
             self,
             phases=[
                 evolve(phase, name=line(phase.name, _LONGEST_NAME))
                 for phase in self.phases
             ],
-            last_span=span and evolve(span, name=line(span.name, _LONGEST_NAME)),
+            spans=[
+                evolve(span, name=line(span.name, _LONGEST_NAME)) for span in self.spans
+            ],
             follow_ups=[line(task, _LONGEST_WORDS) for task in self.follow_ups],
             blocked=blocked and line(blocked, _LONGEST_WORDS),
         )
@@ -185,12 +192,15 @@ def _progress(story: Story, event: Mapping[str, Any]) -> None:
 def _span(story: Story, event: Mapping[str, Any]) -> None:
     if type(event["ok"]) is not bool:
         raise TypeError
-    story.last_span = Span(
-        name=_text(event["name"]),
-        started_at=_instant(event["started_at"]),
-        ended_at=_instant(event["ended_at"]),
-        ok=event["ok"],
+    story.spans.append(
+        Span(
+            name=_text(event["name"]),
+            started_at=_instant(event["started_at"]),
+            ended_at=_instant(event["ended_at"]),
+            ok=event["ok"],
+        )
     )
+    del story.spans[:-_NAMES_KEPT]
 
 
 def _follow_up(story: Story, event: Mapping[str, Any]) -> None:
