@@ -138,7 +138,7 @@ def times(hub: Served, samples: int) -> dict[str, list[float]]:
                 path = f"{JOBS}?{urlencode(query)}"
                 timed(name, partial(client.call, "GET", path))
             timed("metrics", partial(client.call, "GET", "/metrics"))
-            timed("page", page)
+            timed("page", partial(page, "/"))
             target = {"command": "cancel", "dag_run_id": f"queued-{number + 1}"}
             timed("cancel job", partial(client.submit, **target))
     return found
@@ -159,7 +159,7 @@ def beside(hub: Served, samples: int) -> dict[str, list[float]]:
         readers = [
             partial(Client(hub).call, "GET", "/metrics"),
             partial(Client(hub).call, "GET", f"{JOBS}?repository=acme/none"),
-            page,
+            partial(page, "/"),
         ]
 
         def read(call: Callable[[], Any]) -> None:
@@ -181,8 +181,8 @@ def beside(hub: Served, samples: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def page_of(hub: Served) -> Iterator[Callable[[], bytes]]:
-    """Log a browser in, and yield a call that gets the page."""
+def page_of(hub: Served) -> Iterator[Callable[[str], bytes]]:
+    """Log a browser in, and yield a call that gets a page by its path."""
     with closing(HTTPConnection(urlsplit(hub.url).netloc, timeout=120)) as web:
 
         def call(
@@ -203,8 +203,8 @@ def page_of(hub: Served) -> Iterator[Callable[[], bytes]]:
         reply, _ = call("POST", "/login", body, Cookie=cookies, Origin=hub.url, **kind)
         cookies = _cookies(reply) or cookies
 
-        def page() -> bytes:
-            reply, data = call("GET", "/", Cookie=cookies)
+        def page(path: str) -> bytes:
+            reply, data = call("GET", path, Cookie=cookies)
             assert reply.status == 200, reply.status
             return data
 
