@@ -23,8 +23,8 @@ class KnownSecrets:
         """Add to an owner's secrets."""
         known = self._by_owner.get(owner, frozenset())
         new = known.union(values)
-        if owner not in self._by_owner or new != known:
-            self._by_owner[owner] = new
+        self._by_owner[owner] = new
+        if new != known:
             self._renew()
 
     def forget(self, owner: str) -> None:

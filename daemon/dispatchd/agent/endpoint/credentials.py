@@ -1,9 +1,10 @@
-"""The machine's credentials: its identity, and the secret that proves it, read again at each call."""
+"""The machine's credentials: its identity, and the secret that proves it, which is as fresh as its file."""
 
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+import anyio
 from attrs import define, field
 
 from dispatchd.concurrency.own_threads import OwnThreads
@@ -14,6 +15,8 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 _FILE_S: Final = 10.0
 """Deadline for reading the secret's file (seconds): its file system may hang."""
 
+_FRESH_S: Final = 1.0
+"""Time for which a secret counts as it was read (seconds): a job makes several calls in it, and each look needs a thread."""
 
 _LONGEST: Final = 64 * 1024
 """Longest secret (characters): more is another file, and to look for it in every text would take for ever."""
@@ -50,8 +53,8 @@ class Credentials(Protocol):
 class ConfiguredCredentials:
     """Identity that the machine's owner has written into the configuration.
 
-    The secret stays in its file, so that rotating it needs no restart. Each secret that has been read
-    joins the `known` secrets.
+    The secret stays in its file, so that rotating it needs no restart: a call reads it again, unless another one has just
+    done so. Each secret that has been read joins the `known` secrets.
     """
 
     license_id: str
@@ -59,6 +62,8 @@ class ConfiguredCredentials:
     secret_file: Path
     known: KnownSecrets
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
+    _newest: tuple[str, float] | None = field(default=None, init=False, repr=False)
+    """Secret that was read last, and the loop's time then (seconds)."""
 
     async def secret(self, call: str) -> str:
         """Return the machine's secret, without surrounding white space.
@@ -69,6 +74,9 @@ class ConfiguredCredentials:
         Raises:
             Unauthorized: No secret is available now.
         """
+        begun = anyio.current_time()
+        if self._newest is not None and begun < self._newest[1] + _FRESH_S:
+            return self._newest[0]
         try:
             text = await self._threads.run(
                 self.secret_file,
@@ -95,6 +103,7 @@ class ConfiguredCredentials:
                 call=call, reason=f"the machine secret {self.secret_file} is empty"
             )
         self.known.know("machine", [secret])
+        self._newest = secret, begun
         return secret
 
 
