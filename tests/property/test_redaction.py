@@ -273,7 +273,7 @@ KEY_PARTS: Final = st.sampled_from(
 
 @given(st.lists(KEY_PARTS, max_size=60).map("".join))
 def test_keys_are_found_around_their_hints_as_in_the_whole_text(text: str) -> None:
-    found = [match.span() for match in patterns._keys(text, patterns._lowered(text))]  # noqa: SLF001  # against the slow way
+    found = [match.span() for match in patterns._keys(patterns.Text.of(text))]  # noqa: SLF001  # against the slow way
 
     assert found == [match.span() for match in patterns._KEY.finditer(text)]  # noqa: SLF001  # likewise
 

@@ -5,11 +5,14 @@ A secret with a colour in the middle is a secret once a page or a terminal has r
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Final
 
 from attrs import frozen
+
+_ESCAPE: Final = "\x1b"
 
 _SEQUENCE: Final = r"""
     (?:
@@ -30,7 +33,21 @@ _COLOUR: Final = r"(?: (?<=\x1b)\[ [\d;:]*+ [mK] )?"
 _C0: Final = r"\x00-\x08\x0b-\x1f\x7f"
 """Control characters (ECMA-48, C0 and DEL) but tab and line feed, which are visible."""
 
-_ANY_C0: Final = re.compile(f"[{_C0}]")
+_C0_CHARACTERS: Final = "".join(
+    map(chr, (*range(9), *range(11, 32), 127))  # those of `_C0`
+)
+
+_OTHER_BEGINNINGS: Final = frozenset("\x90\x98\x9b\x9d\x9e\x9f")
+"""Characters other than escape with which a sequence begins (ECMA-48, C1)."""
+
+_MOST_REPLACED: Final = 16
+"""Most different characters that are removed one after the other (count); with more of them one class is faster."""
+
+_ASCII: Final = bytes(range(0x80))
+
+# Searches that begin with one certain character are many times as fast as those that begin with a class.
+_ESCAPED_SEQUENCE: Final = re.compile(f"({_ESCAPE}{_SEQUENCE})", re.VERBOSE)
+_ESCAPED_COLOUR: Final = re.compile(f"({_ESCAPE}{_COLOUR})", re.VERBOSE)
 
 _FILLERS: Final = "\u115f\u1160\u3164\uffa0"
 """Letters that are defined as empty (Unicode, Hangul fillers)."""
@@ -40,8 +57,8 @@ _NOT_SEEN: Final = frozenset({"Cc", "Cf", "Mn", "Me"})
 
 
 @frozen
-class Hidden:
-    """Patterns of the invisible parts of a text, by the sequences that a reader knows."""
+class Patterns:
+    """Patterns of the invisible parts of a text, by the sequences that a reader knows; each is one group."""
 
     sequences: re.Pattern[str]
     """For readers that know all sequences."""
@@ -52,33 +69,90 @@ class Hidden:
     """For readers that know no sequence: single characters."""
 
 
+@frozen
+class Hidden:
+    """Invisible characters in a text."""
+
+    characters: str
+    """Each of them once."""
+
+    @property
+    def is_simple(self) -> bool:
+        """Return whether escape alone begins sequences, so that they are removed before the other characters."""
+        return len(self.characters) <= _MOST_REPLACED and _OTHER_BEGINNINGS.isdisjoint(
+            self.characters
+        )
+
+    @property
+    def alone(self) -> str:
+        """Those that begin no sequence, where the text is a simple one."""
+        return self.characters.replace(_ESCAPE, "")
+
+    @property
+    def patterns(self) -> Patterns:
+        """Patterns for a search of the whole text."""
+        return _patterns(self.characters)
+
+    def cut(self, text: str) -> list[str]:
+        """Return the parts of a simple text: what is between the sequences, and each sequence, by turns."""
+        return _cut(_ESCAPED_SEQUENCE, text, self.characters)
+
+    def cut_colours(self, text: str) -> list[str]:
+        """Return the parts of a simple text for readers that know colours alone."""
+        return _cut(_ESCAPED_COLOUR, text, self.characters)
+
+
 def hidden(text: str) -> Hidden | None:
-    """Return the patterns of a text's invisible parts; None if all of it is visible."""
-    if text.isascii():
-        return _patterns(_C0) if _ANY_C0.search(text) else None
-    # A class of the characters in the text is searched ten times as fast as one of all possible characters.
-    there = _invisible().intersection(set(text))
-    return _patterns("".join(sorted(there))) if there else None
+    """Return the invisible characters of a text; None if all of it is visible."""
+    there = "".join(char for char in _C0_CHARACTERS if char in text)
+    if not text.isascii():
+        # Most of a text is ASCII; to take that out first is many times as fast as to look at each character.
+        rest = text.encode("utf-8", "surrogatepass").translate(None, _ASCII)
+        others = set(rest.decode("utf-8", "surrogatepass"))
+        there += "".join(sorted(_invisible().intersection(others)))
+    return Hidden(there) if there else None
+
+
+def are_colours(sequences: Iterable[str]) -> bool:
+    """Return whether sequences that begin with an escape are those that every reader of colours knows."""
+    return all(map(_ESCAPED_COLOUR.fullmatch, sequences))
 
 
 def shown(text: str) -> str:
     """Return the visible part of a text."""
-    patterns = hidden(text)
-    return patterns.sequences.sub("", text) if patterns else text
+    there = hidden(text)
+    if there is None:
+        return text
+    if there.is_simple:
+        text = "".join(there.cut(text)[::2])
+        for char in there.alone:
+            text = text.replace(char, "")
+        return text
+    return there.patterns.sequences.sub("", text)
 
 
 def without_sequences(text: str) -> str:
     """Return a text without control characters and sequences. Characters without width stay."""
-    return _patterns(f"{_C0}\x80-\x9f").sequences.sub("", text)
+    return _compiled(f"{_C0}\x80-\x9f").sequences.sub("", text)
+
+
+def _cut(pattern: re.Pattern[str], text: str, there: str) -> list[str]:
+    return pattern.split(text) if _ESCAPE in there else [text]
+
+
+def _patterns(characters: str) -> Patterns:
+    # None of them has a meaning in a class. One pattern for all of ASCII: to compile one takes a millisecond.
+    beyond = "".join(char for char in characters if not char.isascii())
+    return _compiled(_C0 + beyond)
 
 
 @lru_cache(maxsize=64)
-def _patterns(characters: str) -> Hidden:
+def _compiled(characters: str) -> Patterns:
     one = f"[{characters}]"
-    return Hidden(
-        sequences=re.compile(one + _SEQUENCE, re.VERBOSE),
-        colours=re.compile(one + _COLOUR, re.VERBOSE),
-        characters=re.compile(one),
+    return Patterns(
+        sequences=re.compile(f"({one}{_SEQUENCE})", re.VERBOSE),
+        colours=re.compile(f"({one}{_COLOUR})", re.VERBOSE),
+        characters=re.compile(f"({one})"),
     )
 
 

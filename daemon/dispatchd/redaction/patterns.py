@@ -9,8 +9,10 @@ time linear in the text: a quantifier without a bound never backtracks, or ends 
 import re
 import string
 from bisect import bisect_left
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Self
+
+from attrs import frozen
 
 Place = tuple[int, int]
 """Place in a text: its first character, and the one after its last."""
@@ -32,22 +34,31 @@ def _edge(prefix: int = 0, name: str = "A-Za-z0-9") -> str:
 
 
 _CERTAIN: Final = tuple(
-    (hint, re.compile(pattern, re.VERBOSE | re.ASCII | re.DOTALL))
-    for hint, pattern in (
-        ("://", r"""://(?P<value>[^\s/?\#'"<>]+)@"""),  # URL userinfo (RFC 3986, 3.2.1)
-        (":\\/\\/", r""":\\/\\/(?P<value>[^\s/?\#'"<>]+)@"""),
-        ("x-access-token:", r"""x-access-token:(?P<value>[^\s@/'"]++)"""),
+    (needed, hint, re.compile(pattern, re.VERBOSE | re.ASCII | re.DOTALL))
+    for needed, hint, pattern in (
+        (
+            "://",
+            "://",
+            r"""://(?P<value>[^\s/?\#'"<>]+)@""",
+        ),  # URL userinfo (RFC 3986, 3.2.1)
+        (":\\/\\/", ":\\/\\/", r""":\\/\\/(?P<value>[^\s/?\#'"<>]+)@"""),
+        ("token", "x-access-token:", r"""x-access-token:(?P<value>[^\s@/'"]++)"""),
         # GitHub's tokens by their prefixes
-        ("gh", rf"(?P<value>gh[pousr]_{_edge(4)}[A-Za-z0-9._-]{{20,}}+)"),
-        ("github_pat_", rf"(?P<value>github_pat_{_edge(11)}[A-Za-z0-9_]{{20,}}+)"),
+        ("gh", "gh", rf"(?P<value>gh[pousr]_{_edge(4)}[A-Za-z0-9._-]{{20,}}+)"),
+        (
+            "github_pat_",
+            "github_pat_",
+            rf"(?P<value>github_pat_{_edge(11)}[A-Za-z0-9_]{{20,}}+)",
+        ),
         # JWT (RFC 7519): JSON in base64url
         (
+            "eyj",
             "eyJ",
             rf"(?P<value>eyJ{_edge(3, 'A-Za-z0-9_-')}[\w-]{{5,}}+\.eyJ[\w-]{{5,}}+\.[\w-]*+)",
         ),
     )
 )
-"""Patterns with a hint each: a pattern is only searched in a text that has the hint."""
+"""Patterns with one of `HINTS` and a part of their own each: a pattern is only searched in a text that has both."""
 
 _QUOTES: Final = r"\\{0,3}[\"']"
 """Forms of a quote, including those of JSON in JSON."""
@@ -80,7 +91,13 @@ _KEY: Final = re.compile(
 )
 """The word of a key that names a credential, and what separates it from the value."""
 
-_HEADER_HINTS: Final = ("authorization", "bearer", "basic", "cookie")
+_HEADER_HINTS: Final = (
+    ("auth", "authorization"),
+    ("bearer", "bearer"),
+    ("basic", "basic"),
+    ("cookie", "cookie"),
+)
+"""Pairs of one of `HINTS`, and what it is a part of."""
 _KEY_HINTS: Final = ("pass", "pwd", "secret", "token", "credential", "auth", "sess")
 """Beginnings of the words of a key, but for those that end with `key`."""
 
@@ -88,6 +105,23 @@ _KINDS_OF_KEY: Final = (
     *("api", "access", "private", "secret", "signing", "encryption", "session"),
 )
 """Beginnings of the words that end with `key`."""
+
+HINTS: Final = (
+    *("pass", "pwd", "secret", "token", "credential", "auth", "sess", "key"),
+    *(
+        "bearer",
+        "basic",
+        "cookie",
+        "://",
+        ":\\/\\/",
+        "gh",
+        "github_pat_",
+        "eyj",
+        "-----",
+    ),
+)
+"""Parts of every credential in lower case: a text with none of them has none. A mark has none of their characters
+at its ends, and none of them inside."""
 
 _OPENING: Final = re.compile(r"(?P<escape>\\{0,3})(?P<quote>[\"'])")
 
@@ -152,31 +186,60 @@ _BODY_BACKWARDS: Final = re.compile(
 )
 
 
-def credentials(text: str) -> Iterator[Place]:
+@frozen
+class Text:
+    """A text that is searched for credentials."""
+
+    text: str
+    lowered: str
+    """The text in lower case, each character in its place; any other character stands for one beyond ASCII."""
+    hints: frozenset[str]
+    """Hints in it."""
+
+    @classmethod
+    def of(cls, text: str, hints: Iterable[str] = HINTS) -> Self:
+        """Return a text that may have some hints, and no others."""
+        lowered = _lowered(text)
+        return cls(text, lowered, frozenset(each for each in hints if each in lowered))
+
+
+def credentials(searched: Text) -> Iterator[Place]:
     """Yield the places in the form of a credential, in no order; they may overlap."""
-    lowered = _lowered(text)
-    if "-----" in text:
+    if not searched.hints:
+        return
+    text, lowered, hints = searched.text, searched.lowered, searched.hints
+    if "-----" in hints:
         yield from _pem_blocks(text)
-    for hint, pattern in _CERTAIN:
-        if hint in text:
+    for needed, hint, pattern in _CERTAIN:
+        if needed in hints and hint in text:
             yield from (match.span("value") for match in pattern.finditer(text))
-    if any(hint in lowered for hint in _HEADER_HINTS):
+    if any(
+        needed in hints and (hint == needed or hint in lowered)
+        for needed, hint in _HEADER_HINTS
+    ):
         for match in _HEADER.finditer(text):
             if match.lastgroup and not _NO_VALUE.match(match[match.lastgroup]):
                 yield match.span(match.lastgroup)
-    yield from _values(text, lowered)
+    yield from _values(searched)
+
+
+def begins_credential(lowered: str, hint: str, at: int) -> bool:
+    """Return whether what follows a hint allows a credential: the shortest of the hints is a part of many words."""
+    return hint != "gh" or lowered.startswith("_", at + 3)
 
 
 def _lowered(text: str) -> str:
-    """Return a text in lower case, each character in its place."""
-    # This letter alone is two in lower case.
-    return text.replace("\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}", "i").lower()
+    """Return a text in lower case, each character in its place. A mark stands for each character beyond ASCII."""
+    if text.isascii():
+        return text.lower()
+    # What is searched in it is ASCII; other characters take many times as long.
+    return str(text.encode("ascii", "replace").lower(), "ascii")
 
 
-def _values(text: str, lowered: str) -> Iterator[Place]:
+def _values(searched: Text) -> Iterator[Place]:
     """Yield the places of the values of keys that name credentials."""
-    done = 0
-    for key in _keys(text, lowered):
+    text, done = searched.text, 0
+    for key in _keys(searched):
         # The inside of a value isn't searched again: otherwise each of many keys would be searched through it.
         if key.start() >= done:
             for place in _value_of(text, key):
@@ -184,26 +247,30 @@ def _values(text: str, lowered: str) -> Iterator[Place]:
                 yield place
 
 
-def _keys(text: str, lowered: str) -> Iterator[re.Match[str]]:
+def _keys(searched: Text) -> Iterator[re.Match[str]]:
     """Yield the matches of the pattern of a key, in order: it is tried where a word of it begins, and nowhere else."""
     done = 0
-    for at in sorted(_starts_of_words(lowered)):
-        if at >= done and (key := _KEY.match(text, at)):
+    for at in sorted(_starts_of_words(searched)):
+        if at >= done and (key := _KEY.match(searched.text, at)):
             done = key.end()
             yield key
 
 
-def _starts_of_words(lowered: str) -> Iterator[int]:
-    for hint in _KEY_HINTS:
-        yield from _found(lowered, hint)
-    for at in _found(lowered, "key"):
+def _starts_of_words(searched: Text) -> Iterator[int]:
+    lowered, hints = searched.lowered, searched.hints
+    for hint in hints.intersection(_KEY_HINTS):
+        yield from found(lowered, hint)
+    if "key" not in hints:
+        return
+    for at in found(lowered, "key"):
         end = at - lowered.startswith(("_", "-"), max(0, at - 1), at)
         for kind in _KINDS_OF_KEY:
             if lowered.endswith(kind, 0, end):
                 yield end - len(kind)
 
 
-def _found(text: str, part: str) -> Iterator[int]:
+def found(text: str, part: str) -> Iterator[int]:
+    """Yield each place where a part begins, in order."""
     at = text.find(part)
     while at >= 0:
         yield at

@@ -13,7 +13,9 @@ from attrs import frozen
 
 from dispatchd.redaction.encodings import SHORTEST, forms, values
 from dispatchd.redaction.invisible import shown
-from dispatchd.redaction.patterns import Place, credentials
+from dispatchd.redaction.occurrences import Forms
+from dispatchd.redaction.patterns import HINTS, Place, Text, credentials
+from dispatchd.redaction.settled import is_settled
 from dispatchd.redaction.views import (
     Readings,
     View,
@@ -25,6 +27,8 @@ from dispatchd.redaction.views import (
 )
 
 MARK: Final = "[redacted]"
+_MARK_BEGINS: Final = tuple(MARK[:size] for size in range(1, len(MARK) + 1))
+_MARK_ENDS: Final = tuple(MARK[at:] for at in range(len(MARK)))
 
 REPORTED: Final = 16_000
 """Longest part of an output that is reported (characters): its end."""
@@ -72,11 +76,11 @@ class Redactor:
 
     _forms: tuple[str, ...]
     """Forms as they are written."""
-    _with_hidden: tuple[str, ...]
+    _with_hidden: Forms
     """Forms with invisible parts."""
-    _in_lines: tuple[str, ...]
+    _in_lines: Forms
     """Visible text of the forms that are searched before lines are joined."""
-    _in_joined: tuple[str, ...]
+    _in_joined: Forms
     """Visible text of the forms that are searched where lines are joined."""
 
     @classmethod
@@ -87,7 +91,9 @@ class Redactor:
     @classmethod
     def of_forms(cls, secrets: Iterable[SecretForms]) -> Self:
         """Return the redactor of some secrets whose forms are known."""
-        nothing = cls(forms=(), with_hidden=(), in_lines=(), in_joined=())
+        nothing = cls(
+            forms=(), with_hidden=Forms(), in_lines=Forms(), in_joined=Forms()
+        )
         return nothing._and(secrets)
 
     def also(self, masks: Collection[str]) -> Self:
@@ -101,9 +107,9 @@ class Redactor:
         in_joined = {form for secret in every for form in secret.in_joined}
         return type(self)(
             forms=tuple(sorted(written.union(self._forms))),
-            with_hidden=tuple(sorted((written - seen).union(self._with_hidden))),
-            in_lines=tuple(sorted((seen - in_joined).union(self._in_lines))),
-            in_joined=tuple(sorted(in_joined.union(self._in_joined))),
+            with_hidden=self._with_hidden.also(written - seen),
+            in_lines=self._in_lines.also(seen - in_joined),
+            in_joined=self._in_joined.also(in_joined),
         )
 
     @property
@@ -117,25 +123,49 @@ class Redactor:
 
     def places(self, text: str) -> list[Place]:
         """Return the places of secrets, in order. None touches another, and none is inside a mark."""
-        places = self._look(text)
-        for _ in range(_ROUNDS - 1 if places else 0):
-            more = self._look(_marked(text, places))
+        read = readings(text)
+        searched = _searched(read)
+        places = self._look(read, searched)
+        if not places or (
+            not self._meets_marks and is_settled(text, places, MARK, searched)
+        ):
+            return places
+        for _ in range(_ROUNDS - 1):
+            read = readings(_marked(text, places))
+            more = self._look(read, _searched(read))
             if not more:
                 break
             places = _merged(sorted([*places, *_unmarked(more, places)]))
         return places
 
-    def _look(self, text: str) -> list[Place]:
-        read = readings(text)
-        places = [read.seen.origin(place) for place in credentials(read.seen.text)]
-        if read.written is not read.seen:
-            places += credentials(text)
+    def _look(self, read: Readings, searched: list[tuple[View, Text]]) -> list[Place]:
+        text = read.written.text
+        places = [
+            view.origin(place) for view, each in searched for place in credentials(each)
+        ]
         if self._forms:
             places += self._values(read)
         marks = list(_all(text, MARK)) if MARK in text else []
         return [
             place for place in _merged(sorted(places)) if not _in_a_mark(place, marks)
         ]
+
+    @property
+    def _every(self) -> Iterator[str]:
+        """Forms of each kind."""
+        for forms_ in (self._with_hidden, self._in_lines, self._in_joined):
+            yield from forms_.every
+
+    @property
+    def _meets_marks(self) -> bool:
+        """Return whether a mark may be a part of a form, or begin or end it."""
+        return any(
+            each.startswith(_MARK_ENDS)
+            or each.endswith(_MARK_BEGINS)
+            or MARK in each
+            or each in MARK
+            for each in self._every
+        )
 
     def starts_within(self, text: str) -> int:
         """Return the length of the end of a known secret with which a text begins (characters)."""
@@ -150,8 +180,7 @@ class Redactor:
         return max(self._begun_within(view, len(end)) for view in views)
 
     def _begun_within(self, view: View, size: int) -> int:
-        every = (*self._with_hidden, *self._in_lines, *self._in_joined)
-        begun = max((_begin_of(form, view.text) for form in every), default=0)
+        begun = max((_begin_of(form, view.text) for form in self._every), default=0)
         if not begun:
             return 0
         last = len(view.text)
@@ -161,8 +190,7 @@ class Redactor:
         head = view.text[:SHORTEST]
         if len(head) < SHORTEST:
             return 0
-        every = (*self._with_hidden, *self._in_lines, *self._in_joined)
-        rest = max((_rest_of(form, view.text, head) for form in every), default=0)
+        rest = max((_rest_of(form, view.text, head) for form in self._every), default=0)
         return view.origin((0, rest))[1] if rest else 0
 
     def _values(self, read: Readings) -> Iterator[Place]:
@@ -202,22 +230,23 @@ def reported_tail(text: str, redactor: Redactor, *, cut_before: int = 0) -> str:
     return f"[... {whole - len(tail):,} of {whole:,} characters cut ...]\n{tail}"
 
 
-def _occurrences(view: View, forms: Iterable[str]) -> Iterator[Place]:
-    for form in forms:
-        if form in view.text:
-            yield from map(view.origin, _joint(view.text, form))
+def _searched(read: Readings) -> list[tuple[View, Text]]:
+    """Return the readings that are searched for credentials."""
+    seen = Text.of(read.seen.text)
+    if read.written is read.seen:
+        return [(read.seen, seen)]
+    # What the written text has and the visible one hasn't, has a character in a sequence.
+    swallowed = read.swallowed
+    hints = [
+        each
+        for each in HINTS
+        if each in seen.hints or swallowed is None or not swallowed.isdisjoint(each)
+    ]
+    return [(read.seen, seen), (read.written, Text.of(read.written.text, hints))]
 
 
-def _joint(text: str, part: str) -> Iterator[Place]:
-    """Yield the places of a part; those that overlap each other are one."""
-    size = len(part)
-    start = text.find(part)
-    while start >= 0:
-        end = start + size
-        while (last := text.rfind(part, end - size + 1, end + size - 1)) >= 0:
-            end = last + size
-        yield start, end
-        start = text.find(part, end)
+def _occurrences(view: View, forms_: Forms) -> Iterator[Place]:
+    return map(view.origin, forms_.places(view.text))
 
 
 def _all(text: str, part: str) -> Iterator[Place]:

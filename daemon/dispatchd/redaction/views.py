@@ -7,34 +7,43 @@ import html
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, count
+from operator import add
 from typing import Final
 
 from attrs import define, field, frozen
 
-from dispatchd.redaction.invisible import hidden
+from dispatchd.redaction.invisible import Hidden, are_colours, hidden
 from dispatchd.redaction.patterns import Place
 
 _DEEPEST: Final = 3
 """Most decodings of a text on top of each other (count), such as JSON in JSON in a URL."""
 
-_FOLD: Final = re.compile(r"\n[ \t]{0,8}|\t")
+_FOLD: Final = re.compile(r"(\n[ \t]{0,8}|\t)")
 """End of a line with the indentation after it: base64 is wrapped, and so is the text on a terminal."""
 
+_FOLD_WITHOUT_TABS: Final = re.compile(r"(\n {0,8})")
+"""The same in a text without tabs, in half the time."""
+
 _PREFIX: Final = r"""
-    [>|\#+*-]{1,3}(?=[ \t\[])                                     # quotes, comments, diffs, set -x
-  | \[(?!redacted\])[^\]\n]{1,60}\]
-  | [A-Z][a-z]{2}[ ][ \d]\d[ ]\d\d:\d\d:\d\d[ ][\w.-]{1,64}[ ][\w./-]{1,64}(?:\[\d{1,8}\])?:     # syslog
+    [>|\#+*-]{1,3}+(?=[ \t\[])                                    # quotes, comments, diffs, set -x
+  | \[(?!redacted\])[^\]\n]{1,60}+\]
+  | [A-Z][a-z]{2}[ ][ \d]\d[ ]\d\d:\d\d:\d\d[ ][\w.-]{1,64}+[ ][\w./-]{1,64}+(?:\[\d{1,8}\])?:   # syslog
   | (?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d(?::\d\d)?(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?(?=[ \t])
   | (?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL)\b
-  | [\w./@-]{1,40}(?:[:>](?=[ \t])|[ \t]{0,20}\|)                 # log:, web_1  |
-  | \d{1,8}(?:[:|]|(?=[ \t]))                                     # numbers of lines
+  | [\w./@-]{1,40}+(?:[:>](?=[ \t])|[ \t]{0,20}+\|)               # log:, web_1  |
+  | \d{1,8}+(?:[:|]|(?=[ \t]))                                    # numbers of lines
 """
+_PREFIXES: Final = rf"(?:[ \t]{{0,8}}+(?:{_PREFIX})){{0,5}} [ \t]{{0,8}}"
 _PREFIXED_FOLD: Final = re.compile(
-    rf"""[\\\n\t](?:(?<=\t) | (?:(?<=\n)|(?<=\\)\n) (?:[ \t]{{0,8}}(?:{_PREFIX})){{0,5}} [ \t]{{0,8}})""",
-    re.VERBOSE,
+    rf"([\\\n\t](?:(?<=\t) | (?:(?<=\n)|(?<=\\)\n) {_PREFIXES}))", re.VERBOSE
 )
 """End of a line with the prefix that a log, a quote or a diff puts before each line, or with a backslash before it."""
+
+_PREFIXED_END: Final = re.compile(rf"(\n{_PREFIXES})", re.VERBOSE)
+"""The same in a text with neither tabs nor backslashes before line ends, in half the time."""
+
+_PREFIXED: Final = re.compile(_PREFIXES, re.VERBOSE)
 
 _HEX: Final = "[0-9A-Fa-f]"
 _ESCAPED: Final = re.compile(
@@ -65,7 +74,7 @@ _ESCAPED: Final = re.compile(
 )
 """One character in the escapes of URLs, JSON, C, Go, Python, HTML, XML and shells."""
 
-_SIGNS: Final = ("%", "\\", "&", "'\"'\"'")
+SIGNS: Final = ("%", "\\", "&", "'\"'\"'")
 """Signs of an escape: without one of these a text has none."""
 
 _NAMED: Final = {
@@ -89,6 +98,10 @@ class View:
     _before: "View | None" = None
     _pattern: re.Pattern[str] = _FOLD
     _replace: Callable[[re.Match[str]], str] | None = None
+    _parts: list[str] | None = None
+    """Parts of the other text that stay and that were removed, by turns, where they are known."""
+    _removed: str = ""
+    """Single character that was removed, where nothing else was."""
     _starts: list[int] = field(factory=list, init=False)
     """Beginning of each stretch in this text (characters)."""
     _origins: list[int] = field(factory=list, init=False)
@@ -102,9 +115,33 @@ class View:
         pattern: re.Pattern[str],
         replace: Callable[[re.Match[str]], str] | None = None,
     ) -> "View | None":
-        """Return this view with the matches of a pattern removed, or replaced; None if that changes nothing."""
-        text = pattern.sub(replace or "", self.text)
+        """Return this view with the matches of a pattern removed, or replaced; None if that changes nothing.
+
+        Args:
+            pattern: Pattern of what is removed, as one group, or of what is replaced.
+            replace: Returns what replaces a match.
+        """
+        if replace is None:
+            # Its parts cost little now, and a search for them once a place is mapped as much as this one.
+            view = self.of_parts(pattern.split(self.text))
+            return None if view is self else view
+        text = pattern.sub(replace, self.text)
         return None if text == self.text else View(text, self, pattern, replace)
+
+    def of_parts(self, parts: list[str]) -> "View":
+        """Return this view without every second of its parts."""
+        if len(parts) == 1:
+            return self
+        return View("".join(parts[::2]), self, parts=parts)
+
+    def without(self, characters: str) -> "View":
+        """Return this view without some characters."""
+        view = self
+        for each in characters:
+            text = view.text.replace(each, "")
+            if len(text) < len(view.text):
+                view = View(text, view, removed=each)
+        return view
 
     def origin(self, place: Place) -> Place:
         """Return the place in the first text of a place in this one; not empty.
@@ -135,20 +172,23 @@ class View:
         return self._origins[index] + at - self._starts[index]
 
     def _map(self, before: str) -> None:
-        if self._replace is None:
-            self._map_removed(before)
-        else:
+        if self._parts is not None:
+            self._map_parts(self._parts)
+        elif self._removed:
+            self._map_character(before, self._removed)
+        elif self._replace is not None:
             self._map_replaced(before, self._replace)
 
-    def _map_removed(self, before: str) -> None:
-        # Most views are so, and a coloured log has many thousands of parts to remove.
-        spans = [match.span() for match in self._pattern.finditer(before)]
-        removed = accumulate((end - start for start, end in spans), initial=0)
-        self._starts = [
-            0,
-            *(start - gone for (start, _), gone in zip(spans, removed, strict=False)),
-        ]
-        self._origins = [0, *(end for _, end in spans)]
+    def _map_parts(self, parts: list[str]) -> None:
+        # A coloured log has many thousands of them.
+        lengths = [*map(len, parts)]
+        self._starts = [*accumulate(lengths[:-1:2], initial=0)]
+        self._origins = [*accumulate(lengths, initial=0)][:-1:2]
+
+    def _map_character(self, before: str, character: str) -> None:
+        lengths = [*map(len, before.split(character))]
+        self._starts = [*accumulate(lengths[:-1], initial=0)]
+        self._origins = [*map(add, self._starts, count())]
 
     def _map_replaced(
         self, before: str, replace: Callable[[re.Match[str]], str]
@@ -178,6 +218,8 @@ class Readings:
     """As a terminal and a page show it."""
     others: tuple[View, ...] = ()
     """As readers see it that know fewer sequences than a terminal, and show the rest of them."""
+    swallowed: frozenset[str] | None = frozenset()
+    """Characters, in lower case, that are hidden in some places as a part of a sequence; None if any may be."""
 
     @property
     def views(self) -> list[View]:
@@ -188,15 +230,35 @@ class Readings:
 def readings(text: str) -> Readings:
     """Return the readings of a text."""
     written = View(text)
-    patterns = hidden(text)
-    if patterns is None:
+    there = hidden(text)
+    if there is None:
         return Readings(written, written)
+    if there.is_simple:
+        return _simple_readings(written, there)
+    patterns = there.patterns
     seen = written.changed(patterns.sequences) or written
     others = (
         written.changed(patterns.colours) or written,
         written.changed(patterns.characters) or written,
     )
-    return Readings(written, seen, tuple(_different(seen, *others)[1:]))
+    return Readings(written, seen, tuple(_different(seen, *others)[1:]), swallowed=None)
+
+
+def _simple_readings(written: View, there: Hidden) -> Readings:
+    """Return the readings of a text in which escape alone begins sequences."""
+    text = written.text
+    parts = there.cut(text)
+    sequences = {*parts[1::2]}
+    seen = written.of_parts(parts).without(there.alone)
+    others = [written.without(there.characters)]
+    if not are_colours(sequences):
+        others.insert(0, written.of_parts(there.cut_colours(text)).without(there.alone))
+    return Readings(
+        written,
+        seen,
+        tuple(_different(seen, *others)[1:]),
+        swallowed=frozenset("".join(sequences).lower()),
+    )
 
 
 def _different(*views: View) -> list[View]:
@@ -210,24 +272,47 @@ def _different(*views: View) -> list[View]:
 def decoded(view: View) -> Iterator[View]:
     """Yield a view decoded, once and several times over, as long as there is something to decode."""
     for _ in range(_DEEPEST):
-        if not any(sign in view.text for sign in _SIGNS):
+        if not any(sign in view.text for sign in SIGNS):
             return
         deeper = view.changed(_ESCAPED, _character)
         if deeper is None:
             return
-        patterns = hidden(deeper.text)
-        view = (patterns and deeper.changed(patterns.sequences)) or deeper
+        view = _shown(deeper)
         yield view
+
+
+def _shown(view: View) -> View:
+    there = hidden(view.text)
+    if there is None:
+        return view
+    if there.is_simple:
+        return view.of_parts(there.cut(view.text)).without(there.alone)
+    return view.changed(there.patterns.sequences) or view
 
 
 def joined(view: View) -> View:
     """Return a view with its lines joined."""
-    return view.changed(_FOLD) or view
+    if "\t" in view.text:
+        return view.changed(_FOLD) or view
+    if "\n " in view.text:
+        return view.changed(_FOLD_WITHOUT_TABS) or view
+    return view.without("\n")
 
 
 def joined_without_prefixes(view: View) -> View | None:
     """Return a view with its lines joined, and without the prefix of each; None where there is none."""
-    return view.changed(_PREFIXED_FOLD) if "\n" in view.text else None
+    text = view.text
+    if "\n" not in text:
+        return None
+    if "\t" in text or "\\\n" in text:
+        return view.changed(_PREFIXED_FOLD)
+    return view.changed(_PREFIXED_END)
+
+
+def end_of_prefix(line: str) -> int:
+    """Return the length of the prefix that a log, a quote or a diff has put before a line (characters)."""
+    prefix = _PREFIXED.match(line)
+    return prefix.end() if prefix else 0
 
 
 def folded(text: str) -> str:
