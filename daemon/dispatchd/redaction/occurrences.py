@@ -1,7 +1,7 @@
 """Search for many texts at once: most of them are ruled out by one pass over the words of the text that is searched."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, Literal
 
 from attrs import define, field, frozen
@@ -46,6 +46,22 @@ class Forms:
     def also(self, forms: set[str]) -> "Forms":
         """Return these forms and others."""
         return Forms(tuple(sorted(forms.union(self.every)))) if forms else self
+
+    def beside(self, parts: Collection[str]) -> "Forms":
+        """Return the forms of which a place in a text may have a character of one of these parts of the text."""
+        ends = tuple(part[at:] for part in parts for at in range(len(part)))
+        begins = tuple(
+            part[:size] for part in parts for size in range(1, len(part) + 1)
+        )
+        return Forms(
+            tuple(
+                form
+                for form in self.every
+                if form.startswith(ends)
+                or form.endswith(begins)
+                or any(part in form or form in part for part in parts)
+            )
+        )
 
     def places(self, text: str) -> Iterator[Place]:
         """Yield the places of the forms in a text; those of one form that overlap each other are one."""

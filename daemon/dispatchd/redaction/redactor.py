@@ -27,8 +27,6 @@ from dispatchd.redaction.views import (
 )
 
 MARK: Final = "[redacted]"
-_MARK_BEGINS: Final = tuple(MARK[:size] for size in range(1, len(MARK) + 1))
-_MARK_ENDS: Final = tuple(MARK[at:] for at in range(len(MARK)))
 
 REPORTED: Final = 16_000
 """Longest part of an output that is reported (characters): its end."""
@@ -160,11 +158,8 @@ class Redactor:
     def _meets_marks(self) -> bool:
         """Return whether a mark may be a part of a form, or begin or end it."""
         return any(
-            each.startswith(_MARK_ENDS)
-            or each.endswith(_MARK_BEGINS)
-            or MARK in each
-            or each in MARK
-            for each in self._every
+            each.beside([MARK]).every
+            for each in (self._with_hidden, self._in_lines, self._in_joined)
         )
 
     def starts_within(self, text: str) -> int:
@@ -194,14 +189,28 @@ class Redactor:
         return view.origin((0, rest))[1] if rest else 0
 
     def _values(self, read: Readings) -> Iterator[Place]:
-        for view in (read.seen, *read.others, *decoded(read.seen)):
+        for view in (read.seen, *decoded(read.seen)):
             yield from _occurrences(view, self._in_lines)
             yield from _occurrences(joined(view), self._in_joined)
+        yield from self._values_of_others(read)
         if read.written is not read.seen:
             yield from _occurrences(read.written, self._with_hidden)
         without_prefixes = joined_without_prefixes(read.seen)
         if without_prefixes is not None:
             yield from _occurrences(without_prefixes, self._in_joined)
+
+    def _values_of_others(self, read: Readings) -> Iterator[Place]:
+        """Yield the places in the other readings, but for some that are in the visible one."""
+        in_lines, in_joined = self._in_lines, self._in_joined
+        if (colours := read.colours) is not None:
+            # The visible reading has all that has no character of a colour.
+            in_lines, in_joined = in_lines.beside(colours), in_joined.beside(colours)
+        if not in_lines.every and not in_joined.every:
+            return
+        for view in read.others:
+            yield from _occurrences(view, in_lines)
+            if in_joined.every:
+                yield from _occurrences(joined(view), in_joined)
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
@@ -235,13 +244,15 @@ def _searched(read: Readings) -> list[tuple[View, Text]]:
     seen = Text.of(read.seen.text)
     if read.written is read.seen:
         return [(read.seen, seen)]
-    # What the written text has and the visible one hasn't, has a character in a sequence.
-    swallowed = read.swallowed
-    hints = [
-        each
-        for each in HINTS
-        if each in seen.hints or swallowed is None or not swallowed.isdisjoint(each)
-    ]
+    # What the written text has and the visible one hasn't, has a character of a sequence.
+    hints: Iterable[str] = HINTS
+    if read.sequences is not None:
+        swallowed = {*"".join(read.sequences).lower()}
+        hints = [
+            each
+            for each in HINTS
+            if each in seen.hints or not swallowed.isdisjoint(each)
+        ]
     return [(read.seen, seen), (read.written, Text.of(read.written.text, hints))]
 
 

@@ -150,22 +150,33 @@ class StreamRedactor:
 
     def _held(self, pending: int) -> int:
         """Return the length of the end that may belong to a secret that continues after it (characters)."""
-        # A form over several lines is longer than on one line.
-        hold = least = max(2 * self._newest.reach, _SPAN)
+        least = _least_held(self._newest)
+        hold = least
         while (
             hold < min(pending, _MOST_HIDDEN) and len(shown(self._seen[-hold:])) < least
         ):
             hold *= 2
         return hold
 
+    def _until_known(self, place: int, redactor: Redactor) -> int:
+        """Return the end of the text that is needed to know what is secret before a place, as in `_held`."""
+        least = _least_held(redactor)
+        size = least
+        while (
+            size < min(len(self._seen) - place, _MOST_HIDDEN)
+            and len(shown(self._seen[place : place + size])) < least
+        ):
+            size *= 2
+        return place + size
+
     def _answer(self, until: int) -> tuple[str, int]:
         """Return the clean text up to a character, and the start of a secret that continues there (-1: none does)."""
         clean = ""
         while self._coming and self._coming[0][0] < until:
             place, redactor = self._coming.popleft()
-            before, self._returned, _ = self._clean(
-                place, self._redactor.places(self._seen)
-            )
+            # Each of many masks would search all of the text.
+            near = self._seen[: self._until_known(place, self._redactor)]
+            before, self._returned, _ = self._clean(place, self._redactor.places(near))
             clean += before
             self._redactor = redactor
         rest, self._returned, last = self._clean(
@@ -188,6 +199,12 @@ class StreamRedactor:
             clean.append(self._seen[returned:until])
             returned, last = until, -1
         return "".join(clean), returned, last
+
+
+def _least_held(redactor: Redactor) -> int:
+    """Return the length of visible text that is enough to know a secret (characters)."""
+    # A form over several lines is longer than on one line.
+    return max(2 * redactor.reach, _SPAN)
 
 
 def _is_begun_key(text: str) -> bool:

@@ -11,7 +11,7 @@ from itertools import accumulate, count
 from operator import add
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from dispatchd.redaction.invisible import Hidden, are_colours, hidden
 from dispatchd.redaction.patterns import Place
@@ -73,6 +73,9 @@ _ESCAPED: Final = re.compile(
     re.VERBOSE,
 )
 """One character in the escapes of URLs, JSON, C, Go, Python, HTML, XML and shells."""
+
+_MOST_COLOURS: Final = 64
+"""Most different colours of a text that are looked at one by one (count)."""
 
 SIGNS: Final = ("%", "\\", "&", "'\"'\"'")
 """Signs of an escape: without one of these a text has none."""
@@ -209,22 +212,40 @@ class View:
         self._widths.append(width)
 
 
-@frozen
+@define
 class Readings:
     """Readings of a text, one for each kind of reader; equal ones share a view."""
 
     written: View
     seen: View
     """As a terminal and a page show it."""
-    others: tuple[View, ...] = ()
-    """As readers see it that know fewer sequences than a terminal, and show the rest of them."""
-    swallowed: frozenset[str] | None = frozenset()
-    """Characters, in lower case, that are hidden in some places as a part of a sequence; None if any may be."""
+    sequences: frozenset[str] | None = frozenset()
+    """Sequences that it has, where an escape begins each of them; None if that isn't known."""
+    _hidden: Hidden | None = None
+    _others: tuple[View, ...] | None = field(default=None, init=False)
+
+    @property
+    def others(self) -> tuple[View, ...]:
+        """As readers see it that know fewer sequences than a terminal, and show the rest of them."""
+        if self._others is None:
+            every = _others(self.written, self._hidden) if self._hidden else ()
+            self._others = tuple(_different(self.seen, *every)[1:])
+        return self._others
 
     @property
     def views(self) -> list[View]:
         """Views that differ from each other, the visible one first."""
         return _different(self.seen, self.written, *self.others)
+
+    @property
+    def colours(self) -> frozenset[str] | None:
+        """What other readers show of the sequences, where all of them are colours; None if some are none."""
+        sequences = self.sequences
+        if sequences is None or len(sequences) > _MOST_COLOURS:
+            return None
+        if not are_colours(sequences):
+            return None
+        return frozenset(each[1:] for each in sequences if len(each) > 1)
 
 
 def readings(text: str) -> Readings:
@@ -233,31 +254,23 @@ def readings(text: str) -> Readings:
     there = hidden(text)
     if there is None:
         return Readings(written, written)
+    if not there.is_simple:
+        seen = written.changed(there.patterns.sequences) or written
+        return Readings(written, seen, sequences=None, hidden=there)
+    parts = there.cut(text)
+    seen = written.of_parts(parts).without(there.alone)
+    return Readings(written, seen, frozenset(parts[1::2]), there)
+
+
+def _others(written: View, there: Hidden) -> tuple[View, View]:
+    """Return the views of readers that know colours alone, and of readers that know no sequence."""
     if there.is_simple:
-        return _simple_readings(written, there)
+        colours = written.of_parts(there.cut_colours(written.text))
+        return colours.without(there.alone), written.without(there.characters)
     patterns = there.patterns
-    seen = written.changed(patterns.sequences) or written
-    others = (
+    return (
         written.changed(patterns.colours) or written,
         written.changed(patterns.characters) or written,
-    )
-    return Readings(written, seen, tuple(_different(seen, *others)[1:]), swallowed=None)
-
-
-def _simple_readings(written: View, there: Hidden) -> Readings:
-    """Return the readings of a text in which escape alone begins sequences."""
-    text = written.text
-    parts = there.cut(text)
-    sequences = {*parts[1::2]}
-    seen = written.of_parts(parts).without(there.alone)
-    others = [written.without(there.characters)]
-    if not are_colours(sequences):
-        others.insert(0, written.of_parts(there.cut_colours(text)).without(there.alone))
-    return Readings(
-        written,
-        seen,
-        tuple(_different(seen, *others)[1:]),
-        swallowed=frozenset("".join(sequences).lower()),
     )
 
 

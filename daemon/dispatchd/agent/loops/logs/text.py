@@ -28,10 +28,10 @@ from dispatchd.redaction.stream import StreamRedactor
 CHUNK: Final = 512 * 1024
 """Largest chunk that is sent (bytes): with base64 it stays below 1 MiB, the limit of many proxies."""
 
-_PIECE: Final = 128 * 1024
+_PIECE: Final = 512 * 1024
 """Part of the file that is redacted at a time (bytes): a larger one would keep other threads waiting."""
 
-_STEP: Final = 8 * _PIECE
+_STEP: Final = 2 * _PIECE
 """Most of the file that one call reads (bytes)."""
 
 _OVERLAP: Final = 256 * 1024
