@@ -35,6 +35,8 @@ def is_settled(
     """
     if mark in text:
         return False
+    if not all(_hints_are_inside(view, each, places) for view, each in searched):
+        return False
     done = 0
     for place in places:
         end = _end_of_plain_line(text, place, mark)
@@ -42,7 +44,7 @@ def is_settled(
         if end < 0 or place[0] < done:
             return False
         done = end
-    return all(_hints_are_inside(view, each, places) for view, each in searched)
+    return True
 
 
 def _end_of_plain_line(text: str, place: Place, mark: str) -> int:

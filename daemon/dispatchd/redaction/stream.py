@@ -159,7 +159,10 @@ class StreamRedactor:
         return hold
 
     def _until_known(self, place: int, redactor: Redactor) -> int:
-        """Return the end of the text that is needed to know what is secret before a place, as in `_held`."""
+        """Return the end of the text that is needed to know what is secret before a place.
+
+        It is what `_held` holds back, and a private key that begins before the place.
+        """
         least = _least_held(redactor)
         size = least
         while (
@@ -167,7 +170,7 @@ class StreamRedactor:
             and len(shown(self._seen[place : place + size])) < least
         ):
             size *= 2
-        return place + size
+        return place + size + LONGEST
 
     def _answer(self, until: int) -> tuple[str, int]:
         """Return the clean text up to a character, and the start of a secret that continues there (-1: none does)."""

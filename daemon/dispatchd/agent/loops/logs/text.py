@@ -29,7 +29,11 @@ CHUNK: Final = 512 * 1024
 """Largest chunk that is sent (bytes): with base64 it stays below 1 MiB, the limit of many proxies."""
 
 _PIECE: Final = 512 * 1024
-"""Part of the file that is redacted at a time (bytes): a larger one would keep other threads waiting."""
+"""Part of the file that is redacted at a time (bytes).
+
+Of a smaller one, more would be searched twice: a stream holds back up to 64 KiB. One search of it keeps other threads
+waiting for 5 ms.
+"""
 
 _STEP: Final = 2 * _PIECE
 """Most of the file that one call reads (bytes)."""
