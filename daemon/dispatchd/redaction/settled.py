@@ -23,7 +23,7 @@ _MOST_HINTS: Final = 100
 def is_settled(
     text: str, places: list[Place], mark: str, searched: Iterable[tuple[View, Text]]
 ) -> bool:
-    """Return whether a text with marks is certain to have no more places of secrets; False if that isn't known.
+    """Return whether a text with marks certainly has no other places of secrets; False if that isn't known.
 
     No known secret may have a form that a mark is a part of, or begins or ends.
 
