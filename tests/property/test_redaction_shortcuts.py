@@ -2,11 +2,12 @@
 
 from typing import Final
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatchd.redaction.invisible import hidden
-from dispatchd.redaction.occurrences import Forms
+from dispatchd.redaction.occurrences import SHORT, Forms
 from dispatchd.redaction.patterns import HINTS, Text, credentials
 from dispatchd.redaction.redactor import Redactor, SecretForms
 from dispatchd.redaction.views import View, joined, joined_without_prefixes, readings
@@ -20,14 +21,19 @@ SECRETS: Final = (
     "käse-mit-€-und-löchern",
 )
 
-CREDENTIALS: Final = (
-    *("https://user:pw-of-it@host/", ":\\/\\/user:pw-of-it@host", "@"),
-    *("x-access-token:abcdef", "ghp_" + "a1" * 12, "github_pat_" + "b" * 24, "gh"),
-    *("eyJhbGciOiJ.eyJzdWIiOiI.c2ln", "authorization: Bearer abc", "Author"),
+WHOLE_CREDENTIALS: Final = (
+    *("https://user:pw-of-it@host/", ":\\/\\/user:pw-of-it@host"),
+    *("x-access-token:abcdef", "ghp_" + "a1" * 12, "github_pat_" + "b" * 24),
+    *("eyJhbGciOiJ.eyJzdWIiOiI.c2ln", "authorization: Bearer abc"),
     *("bearer abcdefghij0123456789", "Basic abcdefghij0123456789", "\ncookie: a=b"),
     *("token=abc", "PASSWORD: x y", '"api_key": "abc"', "session-id=1", "pwd=abc"),
-    *("-----BEGIN PRIVATE KEY-----\nMIIEvAIBADANBgkqhkiG9w\n", "key", "="),
-    *("-----END PRIVATE KEY-----", "secret", "_PASS=x", "credentials=", "sessid=a"),
+    *("-----BEGIN PRIVATE KEY-----\nMIIEvAIBADANBgkqhkiG9w\n", "_PASS=x"),
+    *("-----END PRIVATE KEY-----", "credentials=abc", "sessid=a", "passphrase=abc"),
+    *("secret=abc", "passwd=abc", "auth=abc", "encryption_key=abc", "authid=abc"),
+)
+CREDENTIALS: Final = (
+    *WHOLE_CREDENTIALS,
+    *("@", "gh", "Author", "key", "secret", "="),
 )
 
 PARTS: Final = (
@@ -38,6 +44,9 @@ PARTS: Final = (
     *("- ", "> ", "[x] ", "[", "]", "12:00:01 ", "INFO ", "web_1  | ", "000012 "),
     *("log: ", "Nov  3 10:00:00 host prog[1]: ", "a line of a build\n", "word"),
 )
+
+LINES: Final = "a line of a build\n" * (SHORT // 10)
+"""Enough for shortcuts that short texts don't take."""
 
 
 def texts(*more: str) -> st.SearchStrategy[str]:
@@ -67,7 +76,7 @@ def test_many_forms_are_found_at_once_as_one_after_the_other(
     others = {
         f"{'never' * size}{number}" for size in (1, 4) for number in range(10, 90)
     }
-    text = f"{text}|{forms[0]}|{text}"
+    text = f"{text}|{forms[0]}|{text}{'|' * SHORT}"
 
     found = {
         at
@@ -76,6 +85,11 @@ def test_many_forms_are_found_at_once_as_one_after_the_other(
     }
 
     assert found == set().union(*(plain_places(text, form) for form in forms))
+
+
+@pytest.mark.parametrize("text", WHOLE_CREDENTIALS)
+def test_each_credential_has_its_hint(text: str) -> None:
+    assert [*credentials(Text.of(text))]
 
 
 @given(texts(*CREDENTIALS))
@@ -122,10 +136,14 @@ def test_prefixes_are_the_same_beside_a_tab(text: str) -> None:
     ]
 
 
+@example("\x1b[31m" + SECRETS[1][1:], SECRETS[1])
+@example(SECRETS[2].replace("[3", "\x1b[31m"), SECRETS[2])
+@example(SECRETS[3].replace("[", "\x1b["), SECRETS[3])
 @given(texts(*SECRETS), st.sampled_from(SECRETS))
 def test_every_reading_is_searched_though_colours_are_known(
     text: str, secret: str
 ) -> None:
+    text = LINES + text
     places = Redactor.of([secret]).places(text)
     forms = SecretForms.of(secret)
 
@@ -137,12 +155,13 @@ def test_every_reading_is_searched_though_colours_are_known(
                 assert any(first <= start and end <= last for first, last in places)
 
 
-@example(f"[{SECRETS[0]} x] log: hunter2-of-\n[a {SECRETS[0]}] the-secret", SECRETS[0])
+@example(f"käse-mit-€-\n[w {SECRETS[5]} und-löchern\n", SECRETS[5])
+@example(f"{SECRETS[1]}auth=value-of-it\n", SECRETS[1])
 @example(f"token: {SECRETS[0]}\n", SECRETS[0])
 @given(texts(*SECRETS, *CREDENTIALS), st.sampled_from([*SECRETS, "] as marks end"]))
 def test_nothing_is_left_for_a_second_search(text: str, secret: str) -> None:
     redactor = Redactor.of([secret])
 
-    once = redactor.scrub(text)
+    once = redactor.scrub(LINES + text)
 
     assert redactor.scrub(once) == once

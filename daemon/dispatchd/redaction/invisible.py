@@ -36,6 +36,10 @@ _C0: Final = r"\x00-\x08\x0b-\x1f\x7f"
 _C0_CHARACTERS: Final = "".join(
     map(chr, (*range(9), *range(11, 32), 127))  # those of `_C0`
 )
+_ANY_C0: Final = re.compile(f"[{_C0}]")
+
+_SHORT: Final = 512
+"""Longest text that is searched for a class sooner than for each character of it (characters)."""
 
 _OTHER_BEGINNINGS: Final = frozenset("\x90\x98\x9b\x9d\x9e\x9f")
 """Characters other than escape with which a sequence begins (ECMA-48, C1)."""
@@ -104,7 +108,9 @@ class Hidden:
 
 def hidden(text: str) -> Hidden | None:
     """Return the invisible characters of a text; None if all of it is visible."""
-    there = "".join(char for char in _C0_CHARACTERS if char in text)
+    there = ""
+    if len(text) > _SHORT or _ANY_C0.search(text):
+        there = "".join([char for char in _C0_CHARACTERS if char in text])
     if not text.isascii():
         # Most of a text is ASCII; to take that out first is many times as fast as to look at each character.
         rest = text.encode("utf-8", "surrogatepass").translate(None, _ASCII)

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from dispatchd.redaction.encodings import SHORTEST, forms, values
 from dispatchd.redaction.invisible import shown
-from dispatchd.redaction.occurrences import Forms
+from dispatchd.redaction.occurrences import SHORT, Forms
 from dispatchd.redaction.patterns import HINTS, Place, Text, credentials
 from dispatchd.redaction.settled import is_settled
 from dispatchd.redaction.views import (
@@ -124,9 +124,7 @@ class Redactor:
         read = readings(text)
         searched = _searched(read)
         places = self._look(read, searched)
-        if not places or (
-            not self._meets_marks and is_settled(text, places, MARK, searched)
-        ):
+        if not places or self._is_settled(text, places, searched):
             return places
         for _ in range(_ROUNDS - 1):
             read = readings(_marked(text, places))
@@ -154,13 +152,16 @@ class Redactor:
         for forms_ in (self._with_hidden, self._in_lines, self._in_joined):
             yield from forms_.every
 
-    @property
-    def _meets_marks(self) -> bool:
-        """Return whether a mark may be a part of a form, or begin or end it."""
-        return any(
-            each.beside([MARK]).every
-            for each in (self._with_hidden, self._in_lines, self._in_joined)
-        )
+    def _is_settled(
+        self, text: str, places: list[Place], searched: list[tuple[View, Text]]
+    ) -> bool:
+        """Return whether a second search would find nothing; False if that isn't known."""
+        if len(text) <= SHORT:
+            return False
+        every = (self._with_hidden, self._in_lines, self._in_joined)
+        if any(each.beside([MARK]).every for each in every):
+            return False
+        return is_settled(text, places, MARK, searched)
 
     def starts_within(self, text: str) -> int:
         """Return the length of the end of a known secret with which a text begins (characters)."""
@@ -202,7 +203,8 @@ class Redactor:
     def _values_of_others(self, read: Readings) -> Iterator[Place]:
         """Yield the places in the other readings, but for some that are in the visible one."""
         in_lines, in_joined = self._in_lines, self._in_joined
-        if (colours := read.colours) is not None:
+        is_long = len(read.written.text) > SHORT
+        if is_long and (colours := read.colours) is not None:
             # The visible reading has all that has no character of a colour.
             in_lines, in_joined = in_lines.beside(colours), in_joined.beside(colours)
         if not in_lines.every and not in_joined.every:
