@@ -78,6 +78,18 @@ def test_the_last_line_hides_its_own_mask(end: str) -> None:
     assert shown == f"a\n::add-mask::{MARK}{end}"
 
 
+def test_a_mask_within_a_private_key_shows_nothing_of_the_key() -> None:
+    """The block is known by its end alone, far behind the mask."""
+    body = "a line of it: not as others write one\n" * 800
+    lines = f"-----BEGIN PRIVATE KEY-----\n{body}::add-mask::river-of-words\n{body}"
+    stream = StreamRedactor(Redactor.of(()))
+
+    shown = stream.feed(f"{lines}-----END PRIVATE KEY-----\nriver-of-words\n")
+    shown += stream.feed("a line of a log\n" * 10_000) + stream.close()
+
+    assert shown == f"{MARK}\n{MARK}\n" + "a line of a log\n" * 10_000
+
+
 def test_a_log_with_too_many_masks_hides_the_first() -> None:
     stream = StreamRedactor(Redactor.of(()))
     lines = [f"::add-mask::value-{number:04}\n" for number in range(MOST + 1)]
