@@ -108,7 +108,7 @@ async def test_a_report_that_is_damaged_before_its_finish_is_said_to_be_lost(
             (finish,) = await hub.until_finished("j")
             await daemon.until_logged("report_lost")
 
-    lost = "its outputs, step summary and annotations were lost"
+    lost = "its outputs, step summary, annotations and spans were lost"
     assert lost in finish["result_summary"]
     assert details_of(finish) == {}
     assert finish["result_output"] == "printed\n"

@@ -16,6 +16,7 @@ from dispatchd.agent.store.artifacts.snapshots import (
     Snapshots,
     Wanted,
 )
+from dispatchd.agent.store.runs import Runs
 
 MIB = 1 << 20
 FILES = (
@@ -258,6 +259,40 @@ def test_what_a_crash_or_a_stranger_has_left_is_no_snapshot(
     for name in names:
         snapshots.remove(name, read[name])
     assert snapshots.names() == []
+
+
+def test_a_snapshot_stays_known_while_its_folder_is_away(
+    workspace: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    take(state, workspace, ("a.txt",))
+    snapshots = Snapshots.open(state)
+    [name] = snapshots.names()
+    (state / "artifacts").rename(state / "away")
+
+    snapshots.remove(name, snapshots.read(name))
+    (state / "away").rename(state / "artifacts")
+
+    assert snapshots.names() == [name]
+    snapshots.remove(name, snapshots.read(name))
+    assert snapshots.names() == []
+    assert [*(state / "artifacts").iterdir()] == []
+
+
+def test_a_snapshot_that_is_taken_is_known_at_once_and_after_a_restart(
+    workspace: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    runs = Runs.open(state)
+    bounds = Bounds(most_bytes=MIB, min_free_bytes=0, is_late=lambda: False)
+    runs.snapshots.take(
+        Owner(job_id="j", attempt=1),
+        workspace,
+        Wanted(paths=("a.txt",), patterns=()),
+        bounds,
+    )
+
+    assert runs.snapshots.names() == Snapshots.open(state).names() == ["j"]
 
 
 def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(tmp_path: Path) -> None:

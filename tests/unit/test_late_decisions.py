@@ -1,9 +1,11 @@
 """Decisions that wait for a job's lock while somebody else's is being written."""
 
+import os
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.linux.clock import SteadyClock
 from dispatchd.protocol.job import Job
-from dispatchd.protocol.outcome import FailureCause, NeverStarted, Outcome
+from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted, Outcome
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.current import current_config
 
@@ -81,8 +83,8 @@ class Bench:
         await self.tracker.receive(job, store_texts=texts)
         await self.tracker.apply(job.id, Event.ACCEPT_CONFIRMED)
 
-    async def starting(self, job_id: str) -> None:
-        now = self.clock.now()
+    async def starting(self, job_id: str, *, ago_s: float = 0) -> None:
+        now = self.clock.now() - timedelta(seconds=ago_s)
         attempt = Attempt(number=1, started_at=now, deadline_at=now)
         await self.tracker.apply(
             job_id,
@@ -190,3 +192,35 @@ async def test_what_was_decided_under_an_older_claim_comes_too_late(
     record = await bench.tracker.apply("j", event)
 
     assert (record.phase, record.job.claim_token) == (Phase.PENDING_ACCEPT, "2")
+
+
+@pytest.mark.parametrize(
+    ("after_s", "took"),
+    [
+        (12, "Succeeded after 12 s"),
+        (-60, "Succeeded after 1 h"),
+        (9999, "Succeeded after 1 h"),
+    ],
+    ids=["known", "before its start", "in the future"],
+)
+async def test_an_attempt_that_is_concluded_late_took_as_long_as_it_ran(
+    bench: Bench, after_s: float, took: str
+) -> None:
+    """Its shim wrote the end while no daemon lived; a time that can't be counts for nothing."""
+    await bench.accepted(Job(id="j", workflow="it"))
+    bench.runs.prepare_attempt("j", 1)
+    await bench.starting("j", ago_s=3600)
+    record = bench.tracker.get("j")
+    assert record is not None
+    assert record.attempt is not None
+    ended_s = record.attempt.started_at.timestamp() + after_s
+    end = bench.runs.folder("j").attempt(1) / "exit"
+    end.write_text("0\n")
+    os.utime(end, (ended_s, ended_s))
+
+    await bench.concluder.conclude("j", Exit(code=0), WORKFLOW, secrets_known=True)
+
+    record = bench.tracker.get("j")
+    assert record is not None
+    assert record.verdict is not None
+    assert record.verdict.summary.startswith(took)

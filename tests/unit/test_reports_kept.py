@@ -17,7 +17,7 @@ from dispatchd.agent.store.evidence import LARGEST_TEXT, Head, read_head
 from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.errors import StoreUnavailable
 from dispatchd.protocol.contracts import check
-from dispatchd.protocol.report import Report, RunSpan
+from dispatchd.protocol.report import MOST_SPANS, Report, RunSpan
 from dispatchd.protocol.result import Annotation
 from dispatchd.redaction.redactor import Redactor
 from support.preload import build
@@ -44,6 +44,13 @@ REPORT = Report(
         RunSpan(kind="span", name="cc", start_seconds=1, duration_seconds=1, ok=False),
     ),
 )
+SPAN = {
+    "kind": "span",
+    "name": "cc",
+    "start_seconds": 1,
+    "duration_seconds": 2,
+    "ok": True,
+}
 IDENTITY = {"license_id": "l", "server_id": "m", "secret": "s"}
 
 
@@ -95,7 +102,7 @@ def test_what_cannot_be_written_is_told(run: RunFolder) -> None:
         reports.write(run, 1, REPORT)
     assert reports.read(run, 1) == (
         Report(output=REPORT.output),
-        "its outputs, step summary and annotations",
+        "its outputs, step summary, annotations and spans",
     )
 
 
@@ -151,8 +158,20 @@ def test_an_output_that_has_gone_is_noticed(run: RunFolder) -> None:
         b'{"outputs": {"a": 1}}',
         b'{"annotations": 7}',
         b'{"annotations": [{"path": "a"}]}',
+        *(
+            json.dumps({name: value, "spans": [{**SPAN, name: value}]}).encode()
+            for name, value in (
+                ("start_seconds", -1),
+                ("start_seconds", 10**400),
+                ("duration_seconds", float("nan")),
+                ("duration_seconds", 1e10),
+                ("kind", "evil"),
+                ("name", ""),
+            )
+        ),
+        b'{"annotations":[{"path": "a", "start_line": -5, "level": "notice", "message": "m"}]}',
     ],
-    ids=lambda data: ascii(data[:20]),
+    ids=lambda data: ascii(data[:26]),
 )
 def test_details_that_cannot_be_read_are_left_out_of_a_finish(
     run: RunFolder, damage: bytes
@@ -162,8 +181,17 @@ def test_details_that_cannot_be_read_are_left_out_of_a_finish(
 
     assert reports.read(run, 1) == (
         Report(output=REPORT.output),
-        "its outputs, step summary and annotations",
+        "its outputs, step summary, annotations and spans",
     )
+
+
+def test_no_more_spans_are_read_than_are_reported(run: RunFolder) -> None:
+    reports.write(run, 1, REPORT)
+    run.details_file(1).write_text(json.dumps({"spans": [SPAN] * 80_000}))
+
+    report, problem = reports.read(run, 1)
+
+    assert (len(report.spans), problem) == (MOST_SPANS, "")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Phases and spans of a run: on its machine, on the wire, at the hub, and on the page of its job."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from dispatchd.redaction.redactor import Redactor
 BEGINS = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ENDS = BEGINS + timedelta(seconds=60)
 SECRET = "correct-horse-battery-staple"
+SCRUB = Redactor.of([SECRET]).scrub
 
 
 def at(second: float) -> str:
@@ -35,12 +36,15 @@ def span(name: str, start: float, end: float, *, ok: bool = True) -> dict[str, A
     return {"type": "span", "name": name, "ok": ok, **times}
 
 
-def spans_of(*events: Mapping[str, Any]) -> list[tuple[str, str, float, float, bool]]:
+def spans_of(
+    *events: Mapping[str, Any],
+    scrub: Callable[[str], str] = SCRUB,
+) -> list[tuple[str, str, float, float, bool]]:
     story = Story()
     for event in events:
         story.feed(json.dumps(event).encode())
     assert story.malformed == 0
-    found = reported(story, BEGINS, ENDS, Redactor.of([SECRET]).scrub)
+    found = reported(story, BEGINS, ENDS, scrub)
     return [
         (each.kind, each.name, each.start_seconds, each.duration_seconds, each.ok)
         for each in found
@@ -81,6 +85,10 @@ def test_names_are_lines_without_secrets_that_are_cut_afterwards() -> None:
     assert name == "x" * 90 + "[redacted]"
     [[_, name, *_]] = spans_of(span(f"a\n {SECRET}\tb", 1, 2))
     assert name == "a [redacted] b"
+    in_parts = SECRET.replace("-", " - ")
+    scrub = Redactor.of([" ".join(in_parts.split())]).scrub
+    [[_, name, *_]] = spans_of(span(in_parts.replace(" ", "\n\t"), 1, 2), scrub=scrub)
+    assert name == "[redacted]"
     [[_, name, *_]] = spans_of(span("y" * 500, 1, 2))
     assert name == "y" * 99 + "…"
 
@@ -94,6 +102,29 @@ def test_of_many_spans_the_newest_are_reported_beside_all_phases() -> None:
         "build",
         *(f"s{number}" for number in range(201, 300)),
     ]
+
+
+def test_what_is_outside_of_the_run_takes_no_room() -> None:
+    outside = [phase(f"p{number}", -100 + number) for number in range(99)]
+    backwards = [span(f"s{number}", 9, 8) for number in range(99)]
+
+    found = spans_of(*outside, phase("build", 1), span("compile", 2, 3), *backwards)
+
+    assert [name for _, name, *_ in found] == ["p98", "build", "compile"]
+
+
+def test_a_story_is_shown_with_its_last_span() -> None:
+    story = Story()
+    for number in range(50):
+        story.feed(json.dumps(span(f"s{number}", 1, 2)).encode())
+    scrubbed: list[str] = []
+
+    def scrub(text: str) -> str:
+        scrubbed.append(text)
+        return text
+
+    assert [each.name for each in story.shown(scrub).spans] == ["s49"]
+    assert {*scrubbed} == {"s49"}
 
 
 GOOD: dict[str, Any] = {
@@ -127,6 +158,7 @@ def test_the_hub_keeps_what_is_valid() -> None:
         {**GOOD, "start_seconds": True},
         {**GOOD, "duration_seconds": float("inf")},
         {**GOOD, "duration_seconds": "1"},
+        {**GOOD, "duration_seconds": 10**400},
     ],
 )
 def test_what_is_invalid_is_left_out_alone(item: object) -> None:

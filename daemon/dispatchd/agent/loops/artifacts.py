@@ -61,8 +61,8 @@ class ArtifactLoop:
     source: Source
     tracking: Tracking
     snapshots: Snapshots
-    _over: set[tuple[str, int]] = field(factory=set, init=False)
-    """Jobs and attempts that need no further calls, and whose snapshot couldn't be removed."""
+    _over: dict[str, Snapshot | None] = field(factory=dict, init=False)
+    """Snapshots that need no further calls, and couldn't be removed, by their names; None for an unreadable one."""
     _work: KeyedTasks[str] = field(init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
@@ -91,7 +91,7 @@ class ArtifactLoop:
         for name in self.snapshots.names():
             if name not in self._work:
                 snapshot = await to_thread.run_sync(self.snapshots.read, name)
-                if self._is_due(snapshot):
+                if self._is_due(name, snapshot):
                     self._work.start(
                         tasks,
                         name,
@@ -101,12 +101,12 @@ class ArtifactLoop:
         self.context.bugs.worked(_LOOP)
         await bell.wait()
 
-    def _is_due(self, snapshot: Snapshot | None) -> bool:
+    def _is_due(self, name: str, snapshot: Snapshot | None) -> bool:
         """Return whether a snapshot is to be sent or removed now."""
+        if name in self._over and self._over[name] == snapshot:
+            return False
         if snapshot is None:
             return True
-        if (snapshot.job_id, snapshot.listed.attempt) in self._over:
-            return False
         tracked = self.tracking.tracker.get(snapshot.job_id)
         return tracked is None or tracked.phase in _DECIDED
 
@@ -127,8 +127,11 @@ class ArtifactLoop:
                     self._log.warning(
                         "artifacts_refused", error=str(error), **job_context(record)
                     )
-            self._over.add((snapshot.job_id, snapshot.listed.attempt))
         await to_thread.run_sync(self.snapshots.remove, name, snapshot)
+        if name in self.snapshots.names():
+            self._over[name] = snapshot
+        else:
+            self._over.pop(name, None)
 
     def _may_send(self, record: TrackedJob) -> bool:
         workflow = self.context.config.workflows.get(record.job.workflow)

@@ -33,6 +33,7 @@ from dispatchd.agent.store.artifacts.snapshots import Bounds, Owner, Wanted
 from dispatchd.agent.store.durable import sync_folder
 from dispatchd.agent.store.evidence import (
     Stories,
+    ended_at,
     masks_of,
     missing_artifacts,
     note_masks,
@@ -179,6 +180,7 @@ class Concluder:
         """Gather the evidence, copy the artifacts, and write the report. Blocks."""
         run = self.runs.folder(record.run_id)
         terms = terms_of(attempt, workflow)
+        course = self._course(record, attempt)
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
         artifacts = [
@@ -200,7 +202,6 @@ class Concluder:
             self._copy_artifacts(record, attempt, workflow, artifacts)
         masks = masks_of(run.output_file(attempt.number))
         redactor = self.known.redactor.also(masks)
-        course = self._course(record, attempt)
         try:
             self._write_report(
                 record, attempt, result, terms, course, redactor if known else None
@@ -291,11 +292,13 @@ class Concluder:
         return hole_bytes(path)
 
     def _course(self, record: TrackedJob, attempt: Attempt) -> Course:
-        file = self.runs.folder(record.run_id).events_file(attempt.number)
+        run, now = self.runs.folder(record.run_id), self.context.clock.now()
+        # A daemon that was away concludes later than the attempt has ended.
+        at = ended_at(run.attempt(attempt.number))
         return Course(
-            story=self.stories.whole(file),
+            story=self.stories.whole(run.events_file(attempt.number)),
             begins=min(each.started_at for each in (*record.attempts, attempt)),
-            ends=self.context.clock.now(),
+            ends=at if at is not None and attempt.started_at <= at <= now else now,
         )
 
     def _write_report(

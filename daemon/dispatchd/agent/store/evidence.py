@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -373,3 +374,12 @@ def _is_inside(inside: Path, artifact: str) -> bool:
     except (OSError, RuntimeError, ValueError):
         return False
     return path != inside and path.is_relative_to(inside)
+
+
+def ended_at(attempt: Path) -> datetime | None:
+    """Return when a shim wrote the end of its attempt into its folder, by the machine's clock; None if that isn't known."""
+    try:
+        end = (attempt / "exit").lstat()
+    except OSError:
+        return None
+    return datetime.fromtimestamp(end.st_mtime, UTC)

@@ -12,9 +12,11 @@ from attrs import evolve
 
 from dispatchd.agent.store.durable import put_files, remove_file, sync_folder
 from dispatchd.agent.store.runs import RunFolder
+from dispatchd.errors import ContractViolation
 from dispatchd.linux.untrusted_files import read_regular
+from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
-from dispatchd.protocol.report import Report
+from dispatchd.protocol.report import MOST_ANNOTATIONS, MOST_SPANS, Report
 
 _LARGEST_OUTPUT: Final = 128 * 1024
 """Largest output file that is read (bytes): an output has 16,000 characters of up to 4 bytes, and its first line."""
@@ -29,8 +31,21 @@ _UNLIKE_A_REPORT: Final = (
     LookupError,
     AttributeError,
     RecursionError,
+    ContractViolation,
 )
 """Errors of reading and structuring for a document of another form."""
+
+_CONTRACT: Final = "finish-request"
+"""Contract of the call that sends a report. What breaks it would be refused, however often it is sent."""
+
+_WITHOUT_PARTS: Final = {
+    **dict.fromkeys(("license_id", "server_id", "secret"), "-"),
+    "result_status": "succeeded",
+}
+"""The least call of that contract."""
+
+_WRITTEN_BY_COMMANDS: Final = ("step_summary", "outputs", "annotations", "spans")
+"""Parts of a report that stand in the file of details."""
 
 _converter = strict_converter(forbid_extra_keys=False, detailed_validation=False)
 
@@ -81,7 +96,7 @@ def read(run: RunFolder, number: int) -> tuple[Report, str]:
         # A report without details is that of an earlier release.
         report = _structured("{}" if details is None else details)
     except _UNLIKE_A_REPORT:
-        report, problem = Report(), "its outputs, step summary and annotations"
+        report, problem = Report(), "its outputs, step summary, annotations and spans"
     if output is None and details is not None:
         problem = " and ".join(part for part in ("its output", problem) if part)
     return evolve(report, output=output or ""), problem
@@ -91,7 +106,14 @@ def _structured(text: str) -> Report:
     document = json.loads(text)
     if not isinstance(document, dict):
         raise TypeError
-    return _converter.structure(document, Report)
+    parts = {f"result_{name}": document.get(name) for name in _WRITTEN_BY_COMMANDS}
+    check(_CONTRACT, {**_WITHOUT_PARTS, **parts})
+    report = _converter.structure(document, Report)
+    return evolve(
+        report,
+        annotations=report.annotations[:MOST_ANNOTATIONS],
+        spans=report.spans[:MOST_SPANS],
+    )
 
 
 def _get(file: Path, limit: int) -> str | None:

@@ -214,10 +214,9 @@ class _Stream:
         if not end:
             return b""
         text = data[:end].decode(errors="replace")
-        # In a thread: a text of nothing but colours takes long.
-        html, style = await self.logs.context.use(partial(log_html, text, point.style))
-        html, is_inside = folded(
-            numbered(html, point.part, point.line), text, is_inside=point.is_inside
+        # In a thread: a text of nothing but colours, or of empty lines, takes long.
+        html, style, is_inside = await self.logs.context.use(
+            partial(_lines, text, point)
         )
         self.point = Point(
             part=point.part,
@@ -242,6 +241,14 @@ class _Stream:
         return (
             f"event: log\nid: {self.point.text}\ndata: {json.dumps(html)}\n\n".encode()
         )
+
+
+def _lines(text: str, point: Point) -> tuple[str, Style, bool]:
+    """Return lines from a point as HTML, their style at the end, and whether that is in a group. Takes long."""
+    html, style = log_html(text, point.style)
+    lines = numbered(html, point.part, point.line)
+    html, is_inside = folded(lines, text, is_inside=point.is_inside)
+    return html, style, is_inside
 
 
 def log_stream(

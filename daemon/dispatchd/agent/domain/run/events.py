@@ -124,11 +124,13 @@ class Story:
         self.bytes_left_out = size
 
     def shown(self, scrub: Callable[[str], str] = str) -> Self:
-        """Return the story with each text as one line that isn't too long; `scrub` removes the secrets before that."""
+        """Return the story with each text as one line that isn't too long, and of its spans the last one.
+
+        `scrub` removes the secrets before a text is cut.
+        """
 
         def line(text: str, longest: int) -> str:
-            clean = scrub(text)
-            return (" ".join(clean.split()) or clean)[:longest]
+            return (one_line(text, scrub) or text)[:longest]
 
         blocked = self.blocked
         return evolve(
@@ -138,7 +140,8 @@ class Story:
                 for phase in self.phases
             ],
             spans=[
-                evolve(span, name=line(span.name, _LONGEST_NAME)) for span in self.spans
+                evolve(span, name=line(span.name, _LONGEST_NAME))
+                for span in self.spans[-1:]
             ],
             follow_ups=[line(task, _LONGEST_WORDS) for task in self.follow_ups],
             blocked=blocked and line(blocked, _LONGEST_WORDS),
@@ -164,6 +167,12 @@ class Story:
             for phase, after in zip(self.phases, self.phases[1:], strict=False)
             if phase.at is not None and after.at is not None
         )
+
+
+def one_line(text: str, scrub: Callable[[str], str]) -> str:
+    """Return a text as one line without secrets; empty for white space."""
+    # Words that are joined may make a secret.
+    return scrub(" ".join(scrub(text).split()))
 
 
 def _take(story: Story, line: bytes) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from attrs import evolve, frozen
 
-from dispatchd.agent.domain.run.events import Story
+from dispatchd.agent.domain.run.events import Story, one_line
 from dispatchd.protocol.report import LONGEST_SPAN_NAME, MOST_SPANS, RunSpan
 
 
@@ -23,7 +23,7 @@ def reported(
 ) -> tuple[RunSpan, ...]:
     """Return the phases and spans that are reported, by their start: the phases, and as many of the newest spans as fit.
 
-    What the run says lies outside of its time is cut, or left out.
+    What reaches out of the time of the run is cut; what lies outside of it is left out.
 
     Args:
         story: The events of the newest attempt.
@@ -31,20 +31,13 @@ def reported(
         ends: End of the newest attempt.
         scrub: Removes the secrets of a name, before it is cut.
     """
-    phases = [*_phases(story, ends)]
-    spans = [
-        _Piece(span.name, "span", span.started_at, span.ended_at, span.ok)
-        for span in story.spans
-    ]
+    phases = [*_within(begins, ends, _phases(story, ends))]
+    spans = [*_within(begins, ends, _spans(story))]
     room = max(0, MOST_SPANS - len(phases))
-    pieces = [*phases, *(spans[-room:] if room else ())]
-    placed = (
-        _placed(evolve(piece, name=_line(scrub(piece.name))), begins, ends)
-        for piece in pieces
-    )
-    return tuple(
-        sorted((span for span in placed if span), key=lambda span: span.start_seconds)
-    )
+    pieces = [*phases[-MOST_SPANS:], *spans[max(0, len(spans) - room) :]]
+    named = (evolve(piece, name=_name(piece.name, scrub)) for piece in pieces)
+    found = [_placed(piece, begins) for piece in named if piece.name]
+    return tuple(sorted(found, key=lambda span: span.start_seconds))
 
 
 def _phases(story: Story, ends: datetime) -> Iterator[_Piece]:
@@ -55,21 +48,33 @@ def _phases(story: Story, ends: datetime) -> Iterator[_Piece]:
             yield _Piece(phase.name, "phase", phase.at, until)
 
 
-def _placed(piece: _Piece, begins: datetime, ends: datetime) -> RunSpan | None:
-    start, end = max(piece.begins, begins), min(piece.ends, ends)
-    if end < start or not piece.name:
-        return None
+def _spans(story: Story) -> Iterator[_Piece]:
+    for span in story.spans:
+        yield _Piece(span.name, "span", span.started_at, span.ended_at, span.ok)
+
+
+def _within(
+    begins: datetime, ends: datetime, pieces: Iterator[_Piece]
+) -> Iterator[_Piece]:
+    """Yield the parts of pieces that lie between two times."""
+    for piece in pieces:
+        start, end = max(piece.begins, begins), min(piece.ends, ends)
+        if start <= end:
+            yield evolve(piece, begins=start, ends=end)
+
+
+def _placed(piece: _Piece, begins: datetime) -> RunSpan:
     return RunSpan(
         kind=piece.kind,
         name=piece.name,
-        start_seconds=round((start - begins).total_seconds(), 3),
-        duration_seconds=round((end - start).total_seconds(), 3),
+        start_seconds=round((piece.begins - begins).total_seconds(), 3),
+        duration_seconds=round((piece.ends - piece.begins).total_seconds(), 3),
         ok=piece.ok,
     )
 
 
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    return (
-        line if len(line) <= LONGEST_SPAN_NAME else line[: LONGEST_SPAN_NAME - 1] + "…"
-    )
+def _name(text: str, scrub: Callable[[str], str]) -> str:
+    name = one_line(text, scrub)
+    if len(name) <= LONGEST_SPAN_NAME:
+        return name
+    return name[: LONGEST_SPAN_NAME - 1] + "…"

@@ -95,7 +95,7 @@ class Kept:
     left_out: tuple[str, ...]
 
 
-@define
+@define(eq=False)
 class Snapshots:
     """Snapshots in a folder of the daemon's, from several threads. Calls block, but for `names`."""
 
@@ -186,7 +186,8 @@ class Snapshots:
         with self._guard:
             if self.read(name) == snapshot:
                 remove_tree(self._folder / name)
-                if not (self._folder / name).exists():
+                # A folder that is away for a moment has taken nothing with it.
+                if os.path.isdir(self._folder) and _is_gone(self._folder / name):  # noqa: PTH112  # never fails
                     self._names.discard(name)
 
 
@@ -316,6 +317,16 @@ class _Copies:
         said = f"{path}: {reason}"
         if len(self.left_out) < _MOST_NAMED and said not in self.left_out:
             self.left_out.append(said)
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:
