@@ -12,10 +12,10 @@ from support.endpoint import endpoint
 
 REFUSED = [
     ("/v1/jobs/j/block", {"reason": "  "}, "a reason is needed, and is blank"),
-    ("/v1/jobs/nobody/block", {"reason": "why"}, "isn't tracked"),
+    ("/v1/jobs/nobody/block", {"reason": "why"}, "it has ended, or was never here"),
     ("/v1/jobs/nobody/resolve", {"as": "maybe"}, "`as` must be one of: "),
-    ("/v1/jobs/nobody/resolve", {"as": "retry"}, "isn't tracked"),
-    ("/v1/jobs/nobody/cancel", {}, "it isn't tracked"),
+    ("/v1/jobs/nobody/resolve", {"as": "retry"}, "it has ended, or was never here"),
+    ("/v1/jobs/nobody/cancel", {}, "it has ended, or was never here"),
     ("/v1/jobs/past/cancel", {}, "it "),
     *(
         ("/v1/drain", {"deadline_s": value}, "`deadline_s` must be a number of seconds")

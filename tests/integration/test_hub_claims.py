@@ -93,6 +93,17 @@ async def test_a_claim_that_nobody_accepts_is_handed_out_again(
     assert (await row(server, "j"))["deliveries"] == 2
 
 
+async def test_a_revoked_machine_learns_that_at_once(
+    server: Hub, machine: Machine
+) -> None:
+    with within(20):
+        async with held_poll(machine, wait="300") as poll:
+            reply = await server.http.post(f"/api/v1/machines/{machine.name}/revoke")
+            assert reply.status_code == 200
+
+    assert poll.reply.status_code == 410
+
+
 async def test_a_late_result_is_taken_until_the_job_is_handed_out_again(
     server: Hub, machine: Machine
 ) -> None:

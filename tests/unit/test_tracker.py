@@ -570,7 +570,7 @@ async def test_what_runs_is_ended_before_it_is_parked(
     [
         (Phase.FINISHING, "it is finishing"),
         (Phase.NEEDS_ATTENTION, "it is needs_attention"),
-        (Phase.HISTORY, "isn't tracked any more"),
+        (Phase.HISTORY, "it has ended, or was never here"),
     ],
 )
 async def test_what_has_ended_or_is_parked_is_not_parked(

@@ -38,7 +38,9 @@ async def activate_key(
     try:
         token, secret = await _activated(config, environment, key, server_id)
         claims = finder.verify(token)
-    except (RemoteError, LicenseInvalid) as error:
+    except RemoteError as error:
+        raise NotReachable(cannot="activate", reason=error.reason) from error
+    except LicenseInvalid as error:
         raise NotReachable(cannot="activate", reason=str(error)) from error
     now = SteadyClock.open(config.state_folder).wall()
     activation = Activation(

@@ -90,7 +90,7 @@ class ReportNotWritten(UserError):
     help="The file to make.  [default: dispatchd-bug-report-TIME.tar.gz in this folder]",
 )
 def bug_report(config_file: Path | None, *, as_json: bool, output: Path | None) -> None:
-    """Pack what is to be known about a problem into a file, without secrets.
+    """Collect diagnostics in a file, without secrets.
 
     It works without a daemon, and with a broken configuration. Look at the file before you send it.
     """

@@ -87,7 +87,7 @@ class JobCommands:
         job_id = call.parameters["job"]
         record = self._tracker.get(job_id)
         if record is None or record.phase in _ENDED:
-            how = "isn't tracked" if record is None else "has ended"
+            how = "has ended, or was never here" if record is None else "has ended"
             raise Refused(status=HTTPStatus.CONFLICT, reason=f"it {how}")
         note = text(call.body, "reason").strip()
         reason = "Cancelled by an operator." + (f" {note}" if note else "")

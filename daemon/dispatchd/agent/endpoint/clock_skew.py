@@ -13,8 +13,8 @@ TOLERATED_S: Final = 60.0
 """Largest harmless difference (seconds)."""
 
 
-RESOLUTION_S: Final = 1.0
-"""Resolution of a `Date` (seconds): smaller differences count as none."""
+RESOLUTION_S: Final = 2.0
+"""Resolution of a `Date` (seconds): smaller differences count as none. It has whole seconds, and servers such as uvicorn renew it once a second."""
 
 
 @frozen

@@ -247,9 +247,7 @@ def _of_network(causes: list[BaseException], place: Place) -> Explanation | None
     numbers = _numbers(causes)
     if errno.ECONNREFUSED in numbers:
         kind = Kind.PROXY_REFUSED if proxy else Kind.REFUSED
-        message = (
-            f"{peer} refuses connections: nothing listens there, or a firewall rejects"
-        )
+        message = f"{peer} refuses connections: nothing listens there, or a firewall rejects them"
         return Explanation(kind=kind, message=message)
     kind = Kind.PROXY_UNREACHABLE if proxy else Kind.UNREACHABLE
     if blocked := numbers & _NO_WAY:

@@ -163,7 +163,7 @@ def engine_address_problem(address: str) -> str:
     if _API.search(url.raw_path.decode()) is None:
         return "must end with the path of the API: /api/v2 of Dagu 1, /api/v1 of Dagu 2"
     if url.scheme == "http" and not is_loopback(url.host):
-        return f"must be https, since {url.host} is another machine"
+        return f"must be https: {url.host} is another machine"
     return port_problem(url)
 
 

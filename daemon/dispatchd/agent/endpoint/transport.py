@@ -119,7 +119,7 @@ def check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
         yield "cloud.url", "must have no query and no fragment"
     allowed = settings.allow_insecure_host.lower()
     if url.scheme == "http" and not is_loopback(url.host) and url.host != allowed:
-        expected = f"must be https, since {url.host} is another machine (cloud.allow_insecure_host can except one host)"
+        expected = f'must be https: {url.host} is another machine (to permit http, set cloud.allow_insecure_host = "{url.host}")'
         yield "cloud.url", expected
     proxy = find_proxy(url, settings.proxy, settings.environment)
     if proxy is not None:

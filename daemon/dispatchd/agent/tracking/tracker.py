@@ -331,7 +331,9 @@ class Tracker:
         """
         record = self._store.get(job_id)
         if record is None:
-            raise NotPossible(do=do, job_id=job_id, reason="it isn't tracked any more")
+            raise NotPossible(
+                do=do, job_id=job_id, reason="it has ended, or was never here"
+            )
         if record.phase not in phases:
             raise NotPossible(do=do, job_id=job_id, reason=f"it is {record.phase}")
         return record

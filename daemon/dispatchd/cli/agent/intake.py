@@ -117,7 +117,7 @@ def _wait_until_empty(places: Places, *, quiet: bool) -> Any:  # noqa: ANN401  #
             left = last["left"]
             jobs = "1 job" if left == 1 else f"{left} jobs"
             click.echo(
-                f"draining: {jobs} left, or a poll on its way" if left else "drained"
+                f"draining: {jobs} left (or one poll still open)" if left else "drained"
             )
     if not quiet:
         next_step("The machine takes nothing until: dispatchd resume")

@@ -9,7 +9,7 @@ from dispatchd.cli.agent.views import age_s, annotation_line
 from dispatchd.cli.hub.client import when
 from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
-from dispatchd.protocol.times import rough
+from dispatchd.protocol.times import duration, rough
 from dispatchd.redaction.escapes import coloured
 
 _NAMES: Final = (
@@ -45,8 +45,11 @@ def print_job(job: Mapping[str, Any]) -> None:
         decision = job["decision"]
         pairs["decision"] = f"{said} (by {decision['by']}, {when(decision['at'])})"
         pairs["note"] = _line(decision["note"])
-    for name in ("created_at", "claimed_at", "accepted_at", "finished_at"):
-        pairs[name.removesuffix("_at")] = when(job[name])
+    for name in (
+        *("created_at", "claimed_at", "accepted_at"),
+        *("started_at", "finished_at"),
+    ):
+        pairs[name.removesuffix("_at")] = when(job.get(name) or 0)
     print_pairs(pairs)
     for attempt in job["attempts"]:
         until = when(attempt["ended_at"]) or "now"
@@ -56,12 +59,21 @@ def print_job(job: Mapping[str, Any]) -> None:
         ("Step summary", [str(job.get("result_step_summary") or "")]),
         ("Outputs", [*_outputs(job)]),
         ("Annotations", [*_annotations(job)]),
+        ("Phases and spans", [*_spans(job)]),
     ):
         text = "\n".join(lines)
         if text:
             echo(f"\n{title}\n{text}")
     if output := str(job.get("result_output") or ""):
         click.echo(f"\nOutput\n{coloured(output)}")
+
+
+def _spans(job: Mapping[str, Any]) -> Iterator[str]:
+    for span in job.get("result_spans") or ():
+        took = duration(span["duration_seconds"])
+        failed = "" if span.get("ok", True) else ", failed"
+        begun = duration(span["start_seconds"])
+        yield f"{span['kind']}  {_line(span['name'])}  {took}, from {begun}{failed}"
 
 
 def decided(job: Mapping[str, Any]) -> str:

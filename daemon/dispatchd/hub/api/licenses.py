@@ -70,7 +70,9 @@ class Licenses:
             lambda: self.context.stores.machines.enrol(key_hash, server_id, decide)
         )
         if machine is None:
-            raise Refused(HTTPStatus.UNAUTHORIZED, "the license key is not valid here")
+            raise Refused(
+                HTTPStatus.UNAUTHORIZED, "the license key is unknown, used or expired"
+            )
         token = await self._token(machine)
         return JSONResponse({"token": token, "heartbeat_secret": secret})
 

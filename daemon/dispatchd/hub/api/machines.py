@@ -126,6 +126,8 @@ class Machines:
             request,
             lambda current: evolve(current, revoked_at=current.revoked_at or now),
         )
+        # The answer to its next one says that it is revoked.
+        self.context.waiting.polls.end(machine.server_id)
         return await self._shown(machine)
 
     async def _shown(self, machine: Machine) -> Response:

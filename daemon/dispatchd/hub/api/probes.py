@@ -129,7 +129,7 @@ class Probes:
         waits_s = 0.0 if oldest is None else max(0.0, self.context.now() - oldest)
         yield GaugeMetricFamily(
             "dispatchd_hub_oldest_queued_seconds",
-            "For how long the job waits that was submitted first.",
+            "Age of the oldest queued job, in seconds.",
             value=waits_s,
         )
         yield GaugeMetricFamily(

@@ -31,7 +31,7 @@ _PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
 """Characters with a meaning in Markdown; a backslash escapes them (CommonMark, 2.4)."""
 
 _GOING_ON: Final[Mapping[State, str]] = {
-    State.RECEIVED: "The job is kept, and is not free to be handed out yet.",
+    State.RECEIVED: "The job is stored; it is handed out once that is confirmed.",
     State.QUEUED: "The job waits for a machine.",
     State.CLAIMED: "The job waits for its machine to accept it.",
     State.ACCEPTED: "A machine has accepted the job.",
