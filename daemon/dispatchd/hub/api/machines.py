@@ -126,7 +126,7 @@ class Machines:
             request,
             lambda current: evolve(current, revoked_at=current.revoked_at or now),
         )
-        # The answer to its next one says that it is revoked.
+        # Its answer says that the machine is revoked.
         self.context.waiting.polls.end(machine.server_id)
         return await self._shown(machine)
 
