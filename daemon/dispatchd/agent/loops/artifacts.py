@@ -130,6 +130,8 @@ class ArtifactLoop:
         await to_thread.run_sync(self.snapshots.remove, name, snapshot)
         if name in self.snapshots.names():
             self._over[name] = snapshot
+            if snapshot is None:
+                self._log.warning("artifacts_unreadable", name=name)
         else:
             self._over.pop(name, None)
 

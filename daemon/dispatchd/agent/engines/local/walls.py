@@ -181,27 +181,27 @@ class Walls:
 
     def _program(self, launch: Launch, machine: list[Rule]) -> Iterator[Rule]:
         """Yield the rules for a launch's program, unless it lies in a folder that is open for all runs."""
-        hidden = (*self.hidden, *_all_real(map(Path, launch.hidden_paths)))
         for path in _trusted([launch.command[0]], launch):
             if not any(str(path).startswith(f"{rule.path}/") for rule in machine):
+                hidden = (*self.hidden, *_all_real(map(Path, launch.hidden_paths)))
                 yield from _opened([path], hidden, _READ)
 
     def _added(
         self, paths: Iterable[str], launch: Launch, access: int
     ) -> Iterator[Rule]:
         """Yield the rules for the owner's additions: a secret only for its own path, the daemon's folders never."""
-        hidden = _all_real(map(Path, launch.hidden_paths))
         for path in _trusted(paths, launch):
+            hidden = _all_real(map(Path, launch.hidden_paths))
             others = tuple(file for file in hidden if file != path)
             yield from _opened([path], (*self.hidden, *others), access)
 
 
 def _trusted(paths: Iterable[str], launch: Launch) -> Iterator[Path]:
     """Yield the real paths, but for those that lead through a link which a run may have made."""
-    writable = _all_real(map(Path, launch.writable_paths))
     for path in map(Path, paths):
         real = _real(path)
-        links = _links_on(path) if real != path and writable else ()
+        links = [*_links_on(path)] if real != path and launch.writable_paths else ()
+        writable = _all_real(map(Path, launch.writable_paths)) if links else ()
         if any(folder in link.parents for link in links for folder in writable):
             structlog.get_logger().warning("link_not_followed", path=str(path))
         else:
