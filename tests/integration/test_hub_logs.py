@@ -16,6 +16,7 @@ from dispatchd.hub.domain.model import State
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.report import LogChunk
 from support.cli import command
+from support.clock import advance
 from support.front import Fault, front
 from support.hub import ANY_PORT, NO_TLS, Hub, HubHere, hub
 from support.hub_page import admin_token, form_token, login
@@ -235,6 +236,26 @@ async def test_a_page_follows_the_log_to_its_end(server: Hub) -> None:
         '<i id="L3" data-n="3"></i><span class="f1">end</span>',
     ]
     assert "event: end" in lines
+
+
+async def test_a_stream_ends_with_its_job(server: Hub) -> None:
+    held = await running(server)
+    await send(held, b"one\n")
+    await held.finish()
+    token = server.headers["authorization"].removeprefix("Bearer ")
+    async with httpx.AsyncClient(
+        base_url=server.url, verify=NO_TLS, timeout=60
+    ) as owner:
+        await login(owner, token)
+        lines: list[str] = []
+        async with owner.stream("GET", "/log/events?id=j&from=1-0-") as events:
+            async for line in events.aiter_lines():
+                lines.append(line)
+                if line.startswith("data:") and "one" in line:
+                    gone = await server.http.post("/api/v1/prune", json={"days": 0})
+                    assert gone.json()["removed"]
+                    await advance(60)
+    assert "event: end" not in lines
 
 
 async def test_the_command_follows_all_attempts(server: HubHere) -> None:

@@ -11,6 +11,9 @@ TAGS = {
     *("h4", "h5", "h6", "p", "a", "em", "strong", "s", "code", "pre", "hr", "br"),
     *("ul", "ol", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td"),
 }
+TABLE = "|a" * 256 + "|\n" + "|-" * 256 + "|\n" + "x\n" * 250 + "\n"
+"""A table whose rows are filled up to 64,000 cells."""
+
 ATTRIBUTES = {"href", "rel", "class", "start", "title"}
 
 
@@ -83,7 +86,20 @@ def test_nothing_in_a_summary_acts(text: str) -> None:
         ">" * 30_000,
         "<" * 30_000,
         "x" * 40_000,
+        TABLE * 20,
+        "|a|\n|-|\n" * 3_000,
+        ">" * 100 + "|a|\n" + ">" * 100 + "|-|\n" + "x\n" * 10_000,
     ],
 )
 def test_no_summary_takes_long_to_read(text: str) -> None:
     assert len(markdown(text)) < 1_000_000
+
+
+def test_a_table_that_is_filled_up_is_a_text_and_so_are_those_after_it() -> None:
+    small = "|a|b|\n|-|-|\n|1|2|\n\n"
+
+    html = markdown(small + TABLE + small)
+
+    assert html.count("<table>") == 1
+    assert html.count("<td>1</td>") == 1
+    assert "|1|2|" in html

@@ -330,6 +330,18 @@ def seconds(value: str | None, longest: float) -> float:
     return 0.0 if math.isnan(number) else min(max(number, 0.0), longest)
 
 
+def limit_of(request: Request, default: str, longest: int) -> int:
+    """Return the length of a list that a query asks for, at most the longest.
+
+    Raises:
+        Refused: It is no whole number.
+    """
+    wanted = request.query_params.get("limit") or default
+    if not (wanted.isascii() and wanted.isdecimal()):
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "limit must be a whole number")
+    return min(whole_number(wanted, longest), longest)
+
+
 def whole_number(text: str | None, default: int) -> int:
     """Return a whole number from a query; the default for what isn't one."""
     digits = (text or "").strip()

@@ -44,6 +44,9 @@ _WITHOUT_PARTS: Final = {
 }
 """The least call of that contract."""
 
+_MOST: Final = {"annotations": MOST_ANNOTATIONS, "spans": MOST_SPANS}
+"""Most items of a part that are reported (count)."""
+
 _WRITTEN_BY_COMMANDS: Final = ("step_summary", "outputs", "annotations", "spans")
 """Parts of a report that stand in the file of details."""
 
@@ -106,14 +109,12 @@ def _structured(text: str) -> Report:
     document = json.loads(text)
     if not isinstance(document, dict):
         raise TypeError
+    for name, most in _MOST.items():
+        if isinstance(document.get(name), list):
+            document[name] = document[name][:most]
     parts = {f"result_{name}": document.get(name) for name in _WRITTEN_BY_COMMANDS}
     check(_CONTRACT, {**_WITHOUT_PARTS, **parts})
-    report = _converter.structure(document, Report)
-    return evolve(
-        report,
-        annotations=report.annotations[:MOST_ANNOTATIONS],
-        spans=report.spans[:MOST_SPANS],
-    )
+    return _converter.structure(document, Report)
 
 
 def _get(file: Path, limit: int) -> str | None:

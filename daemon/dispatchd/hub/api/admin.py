@@ -14,7 +14,7 @@ from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN, READ
 from dispatchd.hub.extension import Extension
-from dispatchd.hub.http_bodies import Refused, read_body, seconds
+from dispatchd.hub.http_bodies import Refused, limit_of, read_body
 from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.storage.dispatch_rules import Pause
 from dispatchd.hub.workers.housekeeping import prune
@@ -99,7 +99,7 @@ class Admin:
     async def list_deliveries(self, request: Request) -> Response:
         """Return the newest deliveries, sorted oldest first."""
         await self.context.require(request, READ)
-        limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
+        limit = limit_of(request, "100", _LONGEST_LIST)
         deliveries = await self.context.use_for_list(
             lambda: self.context.stores.deliveries.list(limit)
         )

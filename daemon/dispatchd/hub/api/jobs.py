@@ -29,6 +29,7 @@ from dispatchd.hub.http_bodies import (
     LARGEST_JOB_BODY,
     TEXTS,
     Refused,
+    limit_of,
     read_body,
     read_members,
     seconds,
@@ -285,8 +286,9 @@ class Jobs:
 
         Raises:
             IdTaken: Another job has the new id.
-            Refused: There is no such job, or it has not ended.
+            Refused: There is no such job, or it has not ended, or the new id is for a schedule.
         """
+        self._require_free(new_id)
         return await self.submissions.again(await self._ended(job_id, new_id), new_id)
 
     async def again_with(
@@ -385,7 +387,7 @@ def filter_of(request: Request, limit: str) -> Filter:
         workflow=query.get("workflow", ""),
         like=query.get("like", ""),
         before=query.get("before", ""),
-        limit=int(seconds(query.get("limit", limit), _LONGEST_LIST)),
+        limit=limit_of(request, limit, _LONGEST_LIST),
     )
 
 

@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from dispatchd.hub.api.logs import Logs, LogView
+from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.web.ansi import Style, log_html
 from dispatchd.hub.web.log_lines import LineCounts, Read, folded, numbered, offset_of
 from dispatchd.hub.web.login import Entry
@@ -178,8 +180,12 @@ class _Stream:
                 request, self.job_id
             ):
                 rings = follower.next
-                view = await follower.look()
-                event = await self._next(view)
+                try:
+                    view = await follower.look()
+                    event = await self._next(view)
+                except (Refused, StorageBusy):
+                    # The job has gone, or the database for a moment: the browser asks again, and is told.
+                    return
                 if event:
                     yield event
                     await anyio.sleep(_EVERY_S)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, table
 from markdown_it.token import Token
 from typing_extensions import override
 
@@ -20,6 +21,13 @@ _ABOVE: Final = 3
 _MOST: Final = 32 * 1024
 """Longest summary that is read as Markdown (characters): a longer one is shown as text, because reading it takes too long."""
 
+_MOST_CELLS: Final = 10_000
+"""Most cells of all tables of a summary (count): a short row has as many as the longest, so that a few characters would
+make a megabyte."""
+
+_CELLS_LEFT: Final = "cells left"
+"""Count of cells that further tables may have, in the environment of a parse."""
+
 
 class _Parser(MarkdownIt):
     """Parser that takes few addresses for links."""
@@ -34,7 +42,24 @@ def _parser() -> MarkdownIt:
     parser.enable(["table", "strikethrough"])
     # Nothing is loaded from elsewhere: an image is its text and its address.
     parser.disable("image")
+    parser.block.ruler.at("table", _bounded_table, {"alt": ["paragraph", "reference"]})
     return parser
+
+
+def _bounded_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001  # a rule of the parser
+    """Take a table, unless it or one before it has too many cells: then it is a text."""
+    left: int = state.env.setdefault(_CELLS_LEFT, _MOST_CELLS)
+    if left < 0 or not table(state, start, end, True):
+        return False
+    if silent:
+        return True
+    columns = state.src.count("|", state.bMarks[start], state.eMarks[start]) + 1
+    for line in range(start, end):
+        if state.isEmpty(line) or left < 0:
+            break
+        left -= columns
+    state.env[_CELLS_LEFT] = left
+    return left >= 0 and table(state, start, end, False)
 
 
 _PARSER: Final = _parser()

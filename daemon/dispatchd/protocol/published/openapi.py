@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from functools import cache
 from typing import Any, Final
 
 from dispatchd.protocol.published.schemas import SUFFIX, contracts_folder, schema
@@ -24,8 +25,11 @@ class Api(StrEnum):
     """Calls of people and tools to a daemon, on its socket."""
 
 
+@cache
 def bundled(api: Api) -> str:
     """Return the description of an API (OpenAPI 3.1, JSON), with the schemas that it refers to among its components.
+
+    It takes some milliseconds, once.
 
     Raises:
         OSError: A file can't be read.
