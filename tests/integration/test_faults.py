@@ -279,6 +279,10 @@ FLAWED: dict[str, tuple[Json, str]] = {
         {"id": "j", "dag_name": "it", "lease_seconds": "x"},
         r"$.lease_seconds",
     ),
+    "a lease of very many digits": (
+        {"id": "j", "dag_name": "it", "claim_token": "t", "lease_seconds": 10**400},
+        r"$.lease_seconds",
+    ),
     "an unknown workflow": (
         {"id": "j", "dag_name": "deploy"},
         r"no workflow called 'deploy'",

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.clock import within
 from support.daemon import DaemonHere, running_daemon, tasks_named, write_config
 from support.endpoint import Endpoint, endpoint
 from support.until import until
@@ -94,6 +96,7 @@ async def test_a_rotated_secret_is_used_without_a_restart(tmp_path: Path) -> Non
         ('command = ["/no/such/program"]', "No such file or directory"),
         ('command = ["printf", "a\\\\000b"]', "NUL character"),
         ('command = ["true"]', "it is empty"),
+        ('command = ["yes"]', "larger than 64 KiB"),
         ('command = ["printf", "\\\\377\\\\376"]', "isn't UTF-8"),
     ],
 )
@@ -113,6 +116,24 @@ async def test_a_secret_that_cannot_be_had_is_named_and_tried_again(
     assert reason in finished["result_summary"]
     assert finished["result_summary"].endswith("It was tried 2 times.")
     assert not (daemon.state / "runs/j/attempt-1/output.log").exists()
+
+
+async def test_a_secret_is_what_its_command_prints_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    """Its child keeps the pipe open."""
+    child = tmp_path / "child"
+    script = f"sleep 300 & echo $! >{child}; echo the-secret-value"
+    command = f'command = ["sh", "-c", "{script}"]'
+    async with endpoint() as hub:
+        config = configure(tmp_path, hub.url, command, "echo $KEY")
+        async with running_daemon(config) as daemon:
+            with within(20):
+                finished = await run(hub, "j")
+    os.kill(int(child.read_text()), signal.SIGKILL)
+
+    assert finished["result_status"] == "succeeded"
+    assert output(daemon, "j") == "the-secret-value\n"
 
 
 async def test_after_a_restart_the_old_value_of_a_running_command_is_still_kept_out(

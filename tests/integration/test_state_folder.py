@@ -151,6 +151,25 @@ async def test_an_unreadable_record_is_put_aside_and_the_others_go_on(
     assert not any(file.exists() for file in bad)
 
 
+async def test_a_removed_history_keeps_no_job_from_its_end(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await hub.until_finished("j")
+            await until((daemon.state / "history/j.json").exists)
+            shutil.rmtree(daemon.state / "history")
+            listed = await to_thread.run_sync(
+                lambda: dispatchd("jobs", "--config", str(config))
+            )
+            hub.hand_out({"id": "k", "dag_name": "it"})
+            await hub.until_finished("k")
+            await daemon.until_logged("folder_made_again")
+            await until((daemon.state / "history/k.json").exists)
+
+    assert (listed.returncode, listed.stderr) == (0, "")
+
+
 async def test_what_is_no_file_is_put_aside_and_the_others_go_on(
     tmp_path: Path,
 ) -> None:

@@ -69,6 +69,24 @@ def test_a_stream_hides_a_mask_from_its_line_on(
     assert out == clean(lines)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "::ADD-MASK::river-of-words",
+        "##[Add-Mask]river-of-words",
+        "2026-11-30T10:00:00Z ##[add-mask]river-of-words",
+        '::add-mask::"river-of-words"',
+    ],
+)
+def test_a_mask_counts_as_with_the_runner_of_github(line: str) -> None:
+    stream = StreamRedactor(Redactor.of(()))
+
+    shown = stream.feed(f"{line}\nriver-of-words\n") + stream.close()
+
+    assert "river-of-words" not in shown
+    assert shown.endswith(f"\n{MARK}\n")
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_the_last_line_hides_its_own_mask(end: str) -> None:
     stream = StreamRedactor(Redactor.of(()))

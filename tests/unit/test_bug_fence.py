@@ -140,6 +140,8 @@ BOUNDED = {
     ),
     # Lines of a log, read to a place or to its end.
     *("hub/web/log_lines.py:line_at", "hub/web/log_lines.py:offset_of"),
+    # The output of a secret's command, up to a limit and with a deadline.
+    "agent/engines/local/secrets.py:_output_of",
     # Masks that a text has, up to a place in it.
     *("redaction/stream.py:_answer", "redaction/stream.py:_until_known"),
     # An answer of a provider, up to a limit and with a deadline.

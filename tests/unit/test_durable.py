@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,19 @@ def test_a_put_replaces_the_whole_file(tmp_path: Path) -> None:
     assert (folder.path / "a").read_bytes() == b"short"
     assert [each.name for each in folder.path.iterdir()] == ["a"]
     assert (folder.path / "a").stat().st_mode & 0o777 == 0o600
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
+    folder = DurableFolder.open(tmp_path / "folder")
+    folder.put("a", b"1")
+    shutil.rmtree(folder.path)
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(folder.put, f"b{n}", b"2") for n in range(50)]:
+            done.result()
+
+    assert len([*folder.path.iterdir()]) == 50
     assert folder.path.stat().st_mode & 0o777 == 0o700
 
 

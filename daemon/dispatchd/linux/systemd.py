@@ -7,9 +7,12 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Self
+from typing import Final, Self
 
 from attrs import frozen
+
+_LONGEST_USEC: Final = 18
+"""Longest number of a variable (digits): more than ten thousand years."""
 
 
 @frozen
@@ -31,7 +34,9 @@ class ServiceManager:
         )
         ours = pid in ("", str(os.getpid()))
         watchdog_s = (
-            int(usec) / 1e6 if ours and usec.isascii() and usec.isdigit() else 0.0
+            int(usec) / 1e6
+            if ours and usec.isascii() and usec.isdigit() and len(usec) <= _LONGEST_USEC
+            else 0.0
         )
         return cls(address, watchdog_s)
 

@@ -20,10 +20,11 @@ MOST: Final = 32
 """Most masks of one log (count): each has many forms, and each of them is searched in all of the text."""
 
 COMMAND: Final = "add-mask"
-"""Part of each line with a mask."""
+"""Part of each line with a mask, in lower or upper case."""
 
 _LINE: Final = re.compile(
-    r"^(?:[^\n]{0,99}\r)?[ \t\ufeff]{0,99}(?:::add-mask(?: [^:\r\n]{0,99})?::|##\[add-mask\])"
+    r"^(?:[^\n]{0,99}\r)?"
+    r"(?:[ \t\ufeff]{0,99}::(?i:add-mask)(?: [^:\r\n]{0,99})?::|[^\r\n]{0,200}?##\[(?i:add-mask)\])"
     rf"([^\r\n]{{{SHORTEST},{LONGEST}}})\r*\n",
     re.MULTILINE,
 )
@@ -37,12 +38,15 @@ def masks(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
         text: Text that begins with a line.
         start: Place from which on lines count (characters).
     """
-    if text.find(COMMAND, start) < 0:
+    if COMMAND not in text[start:].lower():
         return
     for found in _LINE.finditer(text, start):
         value = found[1]
         for escape, character in _ESCAPES:
             value = value.replace(escape, character)
         for line in map(str.strip, value.splitlines()):
-            if len(line) >= SHORTEST:
-                yield found.start(), line
+            # The runner hides what a program quotes without its quotes, too.
+            bare = line[1:-1] if line[:1] == line[-1:] == '"' else ""
+            for mask in (line, bare):
+                if len(mask) >= SHORTEST:
+                    yield found.start(), mask

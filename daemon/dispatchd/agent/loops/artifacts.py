@@ -179,7 +179,8 @@ class ArtifactLoop:
             OSError: The copy can't be read.
         """
         repairs = Retry(self.context.random, cap_s=_LONGEST_PAUSE_S)
-        offset = stored.offset
+        # An endpoint can't have more than there is.
+        offset = min(stored.offset, file.size)
         while True:
             data = await to_thread.run_sync(snapshot.read, file, offset, _CHUNK)
             chunk = ArtifactChunk(file=file.sha256, offset=offset, data=data)
@@ -198,7 +199,7 @@ class ArtifactLoop:
                     self._say_not_sent(record, why)
                     return True
                 await anyio.sleep(pause_s)
-            offset = answer.offset
+            offset = min(answer.offset, file.size)
 
     async def _call(
         self, record: TrackedJob, call: Callable[[], Awaitable[T]]

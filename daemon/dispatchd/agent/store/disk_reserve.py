@@ -128,4 +128,4 @@ def _remove(file: Path) -> None:
 
 def _number(file: Path) -> int:
     digits = file.name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isascii() and digits.isdigit() else 0

@@ -243,9 +243,28 @@ class DurableFolder:
         """Put several files, each whole or absent, with one fsync of the folder. Fails as `put` does."""
         for name, data in files.items():
             with self._failing_on(name):
-                self._replace(name, data)
+                try:
+                    self._replace(name, data)
+                except FileNotFoundError:
+                    self._make_again()
+                    self._replace(name, data)
         with self._failing_on(""):
             self._sync()
+
+    def _make_again(self) -> None:
+        """Make the folder again if it was removed; do nothing if it is there."""
+        with self._guard:
+            if os.fstat(self._fd).st_nlink:
+                return
+            try:
+                make_folder(self.path)
+            except FolderUnusable as unusable:
+                raise unusable.error from unusable
+            fd = os.open(self.path, _FOLDER)
+            # Whoever uses the descriptor at this moment has the old folder, or the new one.
+            os.dup2(fd, self._fd, inheritable=False)
+            os.close(fd)
+        structlog.get_logger().warning("folder_made_again", path=str(self.path))
 
     def adopt(self, file: Path, name: str, data: bytes) -> None:
         """Move a file of this file system to a name here, with `data` written over its content.

@@ -221,7 +221,7 @@ def _masks_in(path: Path, start: int, end: int | None) -> Iterator[str]:
     rest = b"-" if start else b""
     for data in read_around_holes(path, MIB, start, end):
         lines, newline, after = (rest + data).rpartition(b"\n")
-        if COMMAND.encode() in lines:
+        if COMMAND.encode() in lines.lower():
             text = (lines + newline).decode(errors="surrogateescape")
             yield from (value for _, value in masks(text))
         # Of a long line only the beginning matters: it is no mask.
@@ -380,6 +380,7 @@ def ended_at(attempt: Path) -> datetime | None:
     """Return when a shim wrote the end of its attempt into its folder, by the machine's clock; None if that isn't known."""
     try:
         end = (attempt / "exit").lstat()
-    except OSError:
+        return datetime.fromtimestamp(end.st_mtime, UTC)
+    except (OSError, OverflowError, ValueError):
+        # A file may have any time, also one that no calendar has.
         return None
-    return datetime.fromtimestamp(end.st_mtime, UTC)

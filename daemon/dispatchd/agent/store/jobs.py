@@ -338,7 +338,11 @@ def _names(folder: Path) -> list[str]:
     Raises:
         OSError: The folder may not be read: `glob` would return nothing.
     """
-    names = sorted(os.listdir(folder))  # noqa: PTH208  # see above
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208  # see above
+    except FileNotFoundError:
+        # Somebody has removed it; it is made again with its next record.
+        return []
     return [
         name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")
     ]

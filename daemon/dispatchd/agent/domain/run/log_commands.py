@@ -41,7 +41,7 @@ def annotations(lines: Iterable[str], workspace: str) -> Iterator[Annotation]:
         if until:
             until = "" if command.name == until else until
         elif command.name == _STOP:
-            until = command.message
+            until = command.message.lower()
         elif command.name in _LEVELS and command.message:
             yield _annotation(command, workspace)
 
@@ -56,7 +56,7 @@ def _parse(line: str) -> _Command | None:
         key.strip(): _unescaped(value, _ESCAPES_OF_PROPERTIES)
         for key, _, value in pairs
     }
-    return _Command(name, properties, _unescaped(message, _ESCAPES))
+    return _Command(name.lower(), properties, _unescaped(message, _ESCAPES))
 
 
 def _annotation(command: _Command, workspace: str) -> Annotation:

@@ -6,13 +6,17 @@ old one still has to be redacted in reports.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from signal import SIGKILL
 from subprocess import DEVNULL, PIPE
 from typing import Final
 
 import anyio
+from anyio.abc import Process
 from attrs import field, frozen
 
 from dispatchd.agent.domain.executions.identities import ProcessIdentity
@@ -29,6 +33,12 @@ NAMES: Final = "DISPATCHD_SECRETS"
 
 _COMMAND_S: Final = 30.0
 """Time limit of a command that prints a secret (seconds)."""
+
+_REST_S: Final = 0.2
+"""Time to read what a command has printed that has ended, while others keep its output open (seconds)."""
+
+_REAP_S: Final = 5.0
+"""Longest wait for the end of a command that was killed (seconds): it may hang in the kernel."""
 
 _FILE_S: Final = 30.0
 """Time limit of reading a file (seconds): it may be on a file system that hangs, or a pipe."""
@@ -82,25 +92,56 @@ class SecretReader:
         return await self._threads.run(path, partial(_read, path), within_s=_FILE_S)
 
     async def _printed(self, source: SecretSource) -> bytes:
+        process = await anyio.open_process(
+            source.command,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            # An error message may quote the secret.
+            stderr=DEVNULL,
+            env=dict(self.environment),
+            start_new_session=True,
+        )
         try:
             with anyio.fail_after(_COMMAND_S):
-                done = await anyio.run_process(
-                    source.command,
-                    stdin=DEVNULL,
-                    stdout=PIPE,
-                    # An error message may quote the secret.
-                    stderr=DEVNULL,
-                    check=False,
-                    env=dict(self.environment),
-                    start_new_session=True,
-                )
+                data = await _output_of(process)
+                if len(data) <= _LARGEST:
+                    await process.wait()
         except TimeoutError as error:
             reason = f"its command took more than {duration(_COMMAND_S)}"
             raise SecretUnavailable(name=source.name, reason=reason) from error
-        if done.returncode != 0:
-            reason = f"its command ended with exit code {done.returncode}"
+        finally:
+            with anyio.move_on_after(_REAP_S, shield=True):
+                if process.returncode is None:
+                    # With what it has started, in its session.
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, SIGKILL)
+                await process.aclose()
+        if process.returncode and len(data) <= _LARGEST:
+            reason = f"its command ended with exit code {process.returncode}"
             raise SecretUnavailable(name=source.name, reason=reason)
-        return done.stdout
+        return data
+
+
+async def _output_of(process: Process) -> bytes:
+    """Return what a command prints until it ends, whoever keeps its output open then; a little more than a secret may have."""
+    data = b""
+    if process.stdout is None:
+        return data
+    async with anyio.create_task_group() as tasks:
+
+        async def until_it_ends() -> None:
+            await process.wait()
+            # What it has printed is in the pipe.
+            await anyio.sleep(_REST_S)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(until_it_ends, name="end of a secret's command")
+        async for chunk in process.stdout:
+            data += chunk
+            if len(data) > _LARGEST:
+                break
+        tasks.cancel_scope.cancel()
+    return data
 
 
 def _read(path: Path) -> bytes:
