@@ -19,6 +19,9 @@ from support.torture import few
 from support.until import until
 from support.vendor import NAME, acme, running, write_programs
 
+# Each command is a process of its own.
+pytestmark = pytest.mark.host
+
 PRINT_ENV = ["/bin/sh", "-c", "env >env; printenv DISPATCHD_JOB_ID"]
 
 

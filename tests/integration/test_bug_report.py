@@ -31,6 +31,9 @@ from support.daemon import running_daemon, write_config
 from support.endpoint import SECRET, endpoint
 from support.records import NOW
 
+# Each command is a process of its own.
+pytestmark = pytest.mark.host
+
 NOWHERE = "http://127.0.0.1:9"
 OF_FILE = "key/of+file=\"quoted\" 'ünd'"
 OF_ENV_TABLE = 'value \\ of the "env" table'

@@ -13,6 +13,9 @@ from support.hub import Hub
 from support.until import until
 from support.vendor import NAME, acme, running, write_programs
 
+# Each command is a process of its own.
+pytestmark = pytest.mark.host
+
 SLOW = ["/bin/sh", "-c", "until [ -e go ]; do sleep 0.05; done"]
 
 

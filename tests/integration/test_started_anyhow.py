@@ -17,6 +17,9 @@ from support.endpoint import endpoint
 from support.preload import build
 from support.torture import few
 
+# Each command is a process of its own.
+pytestmark = pytest.mark.host
+
 IT = {"it": ["/bin/sh", "-c", "echo said; echo loudly >&2"]}
 
 
