@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from base64 import b64encode
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -208,23 +209,29 @@ async def test_the_page_shows_a_hostile_log_as_text(server: Hub) -> None:
     assert whole.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_page_follows_the_log_to_its_end(server: Hub) -> None:
-    held = await running(server)
-    await send(held, b"one\n")
+async def followed(server: Hub) -> AsyncIterator[str]:
+    """Yield the lines of the stream of job `j`'s log, as its page gets them."""
     token = server.headers["authorization"].removeprefix("Bearer ")
     async with httpx.AsyncClient(
         base_url=server.url, verify=NO_TLS, timeout=60
     ) as owner:
         await login(owner, token)
-        lines: list[str] = []
         async with owner.stream("GET", "/log/events?id=j&from=1-0-") as events:
             async for line in events.aiter_lines():
-                lines.append(line)
-                if line.startswith("data:") and "one" in line:
-                    await send(held, b"\x1b[31mtwo\n", 4)
-                if line.startswith("data:") and "two" in line:
-                    await send(held, b"end", 13, whole=b"one\n\x1b[31mtwo\nend")
-                    await held.finish()
+                yield line
+
+
+async def test_a_page_follows_the_log_to_its_end(server: Hub) -> None:
+    held = await running(server)
+    await send(held, b"one\n")
+    lines: list[str] = []
+    async for line in followed(server):
+        lines.append(line)
+        if line.startswith("data:") and "one" in line:
+            await send(held, b"\x1b[31mtwo\n", 4)
+        if line.startswith("data:") and "two" in line:
+            await send(held, b"end", 13, whole=b"one\n\x1b[31mtwo\nend")
+            await held.finish()
     data = [
         json.loads(line.removeprefix("data: "))
         for line in lines
@@ -242,19 +249,13 @@ async def test_a_stream_ends_with_its_job(server: Hub) -> None:
     held = await running(server)
     await send(held, b"one\n")
     await held.finish()
-    token = server.headers["authorization"].removeprefix("Bearer ")
-    async with httpx.AsyncClient(
-        base_url=server.url, verify=NO_TLS, timeout=60
-    ) as owner:
-        await login(owner, token)
-        lines: list[str] = []
-        async with owner.stream("GET", "/log/events?id=j&from=1-0-") as events:
-            async for line in events.aiter_lines():
-                lines.append(line)
-                if line.startswith("data:") and "one" in line:
-                    gone = await server.http.post("/api/v1/prune", json={"days": 0})
-                    assert gone.json()["removed"]
-                    await advance(60)
+    lines: list[str] = []
+    async for line in followed(server):
+        lines.append(line)
+        if line.startswith("data:") and "one" in line:
+            gone = await server.http.post("/api/v1/prune", json={"days": 0})
+            assert gone.json()["removed"]
+            await advance(60)
     assert "event: end" not in lines
 
 
