@@ -118,6 +118,8 @@ class Normal:
             (r"[\d.,]+ GiB and [\d,]+ inodes", "1 GiB and 1 inodes"),
             (r" *[\d.]+ [MGT]iB(?=  )", lambda found: f"{'1 GiB':>{len(found[0])}}"),
             (r"\d+ rows", "9 rows"),
+            # A finish can be at the hub before the heartbeat that tells of the start.
+            (r"(?m)^started +.*\n", ""),
             # What this machine and this moment bring.
             (
                 r"(?m)^((clock|isolation|last report|polls|(\w+ loop)|runs kept by) +).*",
