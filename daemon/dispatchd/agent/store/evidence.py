@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,9 @@ LARGEST_RESULT: Final = MIB
 
 LARGEST_TEXT: Final = MIB
 """Largest part of outputs and step summary that is read (bytes); contracts/README.md, outputs and step summary."""
+
+_TICK: Final = timedelta(milliseconds=10)
+"""Most that the time of a file is behind the clock: one tick of a kernel with CONFIG_HZ=100 (ktime_get_coarse_real_ts64)."""
 
 LONGEST_EVENTS: Final = 64 * MIB
 """Largest part of an attempt's events that is read (bytes): a run that floods them must not occupy the daemon."""
@@ -380,7 +383,7 @@ def ended_at(attempt: Path) -> datetime | None:
     """Return when a shim wrote the end of its attempt into its folder, by the machine's clock; None if that isn't known."""
     try:
         end = (attempt / "exit").lstat()
-        return datetime.fromtimestamp(end.st_mtime, UTC)
+        return datetime.fromtimestamp(end.st_mtime, UTC) + _TICK
     except (OSError, OverflowError, ValueError):
         # A file may have any time, also one that no calendar has.
         return None
