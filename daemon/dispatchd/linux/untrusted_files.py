@@ -34,6 +34,17 @@ def read_regular(path: Path | str, limit: int, offset: int = 0) -> bytes | None:
         os.close(fd)
 
 
+def is_missing(path: Path) -> bool:
+    """Return whether nothing is at a path; False if that can't be known."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read_text(path: Path) -> str:
     """Return the text of a regular file, or of the one that a link leads to. Never waits for a pipe.
 

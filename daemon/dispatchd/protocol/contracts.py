@@ -1,11 +1,13 @@
 """The contracts as code: load and apply the JSON Schemas of `contracts/`.
 
-Two rules are stricter here than in JSON Schema, because the Python types are: a whole number is
-written without a fraction (1.0 isn't one), and NaN and Infinity, which TOML has, are no numbers.
+Three rules are stricter here than in JSON Schema, because the Python types are: a whole number is
+written without a fraction (1.0 isn't one), NaN and Infinity, which TOML has, are no numbers, and neither
+is what is larger than every double (IEEE 754).
 """
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -124,7 +126,9 @@ def _is_integer(_: object, value: object) -> bool:
 
 
 def _is_number(_: object, value: object) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
+    if type(value) is int:
+        return abs(value) <= sys.float_info.max
+    return type(value) is float and math.isfinite(value)
 
 
 # The schema decides the type of a keyword's value and of an instance: the types in the stubs don't help here.

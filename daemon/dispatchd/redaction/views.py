@@ -239,7 +239,7 @@ class Readings:
 
     @property
     def colours(self) -> frozenset[str] | None:
-        """What other readers show of the sequences, where all of them are colours; None if some are none."""
+        """Parts of colours that a reader without colours shows; None if the text may have other sequences."""
         sequences = self.sequences
         if sequences is None or len(sequences) > _MOST_COLOURS:
             return None

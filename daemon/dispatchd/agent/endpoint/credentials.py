@@ -1,4 +1,4 @@
-"""The machine's credentials: its identity, and the secret that proves it, which is as fresh as its file."""
+"""The machine's credentials: its identity, and the secret that proves it, which is read again for calls a second apart."""
 
 from functools import partial
 from pathlib import Path

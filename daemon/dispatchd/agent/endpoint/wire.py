@@ -97,14 +97,10 @@ def read_delivery(text: str) -> Delivery:
     shown = document.get("extensions")
     if isinstance(shown, list):
         document["extensions"] = shown[:_MOST_EXTENSIONS]
-    payload, headers = (
-        members[name].text if name in members else "null"
+    texts = {
+        name: members[name].text if name in members else "null"
         for name in ("payload", "headers")
-    )
-
-    def delivery(job: Job, problem: str = "") -> Delivery:
-        return Delivery(job=job, problem=problem, payload=payload, headers=headers)
-
+    }
     try:
         _require_readable(members)
         check("dispatch-job", document)
@@ -113,13 +109,15 @@ def read_delivery(text: str) -> Delivery:
         if not isinstance(job_id, str) or not 0 < len(job_id) <= LONGEST_ID:
             raise
         problem = f"{violation.path} {violation.rule}"
-        return delivery(_claim_only(document, job_id), problem)
-    try:
-        return delivery(job_from_wire(document))
-    except ValueError:
-        # A whole number that no float can have.
-        job = _claim_only(document, str(document["id"]))
-        return delivery(job, "$.lease_seconds must be less")
+        return Delivery(
+            job=_claim_only(document, job_id),
+            problem=problem,
+            payload=texts["payload"],
+            headers=texts["headers"],
+        )
+    return Delivery(
+        job=job_from_wire(document), payload=texts["payload"], headers=texts["headers"]
+    )
 
 
 def _require_readable(members: Mapping[str, Member]) -> None:

@@ -26,7 +26,7 @@ from dispatchd.agent.run_loop.decisions import (
     not_started,
     nothing_ran,
 )
-from dispatchd.agent.run_loop.report_builder import Course, compose
+from dispatchd.agent.run_loop.report_builder import Timeline, compose
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.artifacts.snapshots import Bounds, Owner, Wanted
@@ -180,7 +180,7 @@ class Concluder:
         """Gather the evidence, copy the artifacts, and write the report. Blocks."""
         run = self.runs.folder(record.run_id)
         terms = terms_of(attempt, workflow)
-        course = self._course(record, attempt)
+        timeline = self._timeline(record, attempt)
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
         artifacts = [
@@ -204,7 +204,7 @@ class Concluder:
         redactor = self.known.redactor.also(masks)
         try:
             self._write_report(
-                record, attempt, result, terms, course, redactor if known else None
+                record, attempt, result, terms, timeline, redactor if known else None
             )
         except StoreUnavailable as error:
             # The command may have left anything there; its job must end all the same.
@@ -213,12 +213,12 @@ class Concluder:
             end=end,
             contract=attempt.contract,
             result=result,
-            story=course.story,
+            story=timeline.story,
             missing=missing,
             output_left_out=self._limit_output(run, attempt),
             denial=_denial(run.output_file(attempt.number), terms),
             missing_fails=terms.missing_fails,
-            duration_s=(course.ends - attempt.started_at).total_seconds(),
+            duration_s=(timeline.ends - attempt.started_at).total_seconds(),
         )
         return Gathered(
             evidence=evidence,
@@ -291,11 +291,11 @@ class Concluder:
             cut_middle(path, attempt.output_max_bytes, note_masks)
         return hole_bytes(path)
 
-    def _course(self, record: TrackedJob, attempt: Attempt) -> Course:
+    def _timeline(self, record: TrackedJob, attempt: Attempt) -> Timeline:
         run, now = self.runs.folder(record.run_id), self.context.clock.now()
         # A daemon that was away concludes later than the attempt has ended.
         at = ended_at(run.attempt(attempt.number))
-        return Course(
+        return Timeline(
             story=self.stories.whole(run.events_file(attempt.number)),
             begins=min(each.started_at for each in (*record.attempts, attempt)),
             ends=at if at is not None and attempt.started_at <= at <= now else now,
@@ -307,7 +307,7 @@ class Concluder:
         attempt: Attempt,
         result: RunResult | NoResult | None,
         terms: Terms,
-        course: Course,
+        timeline: Timeline,
         redactor: Redactor | None,
     ) -> None:
         run = self.runs.folder(record.run_id)
@@ -316,7 +316,7 @@ class Concluder:
             attempt.number,
             result,
             redactor,
-            course=course,
+            timeline=timeline,
             with_output=terms.report_output,
         )
         if composed.left_out:

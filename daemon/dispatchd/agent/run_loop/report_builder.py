@@ -1,8 +1,8 @@
 """Compose: from the files that a command has written to its report, without secrets and within limits.
 
 There are three texts of the command (output, step summary, outputs), the annotations of its result and of its log
-commands, and the names of its phases and spans. The output is whatever it prints, so its owner may exclude that from reports; the others are written to be
-reported.
+commands, and the names of its phases and spans. The output is whatever it prints, so its owner may exclude that from
+reports; the others are written to be reported.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _READ: Final = 4 * REPORTED + _SEEN_BEFORE
 
 
 @frozen(kw_only=True)
-class Course:
+class Timeline:
     """Events of an attempt, with the start of the run's first attempt and the end of this one."""
 
     story: Story
@@ -52,7 +52,7 @@ def compose(
     result: RunResult | NoResult | None,
     redactor: Redactor | None,
     *,
-    course: Course,
+    timeline: Timeline,
     with_output: bool,
 ) -> Composed:
     """Return the report of an attempt. Blocks.
@@ -62,7 +62,7 @@ def compose(
         number: The attempt's number.
         result: Result that a headless command left; None for a plain one.
         redactor: Removes the secrets; None if they are not known, so that nothing may be reported.
-        course: Its events.
+        timeline: Its events.
         with_output: True if its owner lets the output be reported.
     """
     output = _output(run, number, redactor) if with_output else ""
@@ -83,7 +83,7 @@ def compose(
             outputs=fitting.values,
             annotations=report.annotations(remarks, redactor.scrub),
             spans=spans.reported(
-                course.story, course.begins, course.ends, redactor.scrub
+                timeline.story, timeline.begins, timeline.ends, redactor.scrub
             ),
         ),
         left_out=(*problems, *more, *fitting.sentences),

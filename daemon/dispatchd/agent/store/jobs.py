@@ -29,7 +29,7 @@ from dispatchd.errors import (
     RecordUnreadable,
     StoreUnavailable,
 )
-from dispatchd.linux.untrusted_files import read_regular
+from dispatchd.linux.untrusted_files import is_missing, read_regular
 
 _SUFFIX: Final = ".json"
 
@@ -132,13 +132,7 @@ class JobStore:
 
     def has_past(self, job_id: str) -> bool:
         """Return whether a job may be in history. A look at the disk, which costs less than a thread."""
-        try:
-            os.lstat(self._history.path / (file_name(job_id) + _SUFFIX))
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return True
+        return not is_missing(self._history.path / (file_name(job_id) + _SUFFIX))
 
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job from history, or None. Reads the disk.

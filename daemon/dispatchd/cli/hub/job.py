@@ -45,11 +45,8 @@ def print_job(job: Mapping[str, Any]) -> None:
         decision = job["decision"]
         pairs["decision"] = f"{said} (by {decision['by']}, {when(decision['at'])})"
         pairs["note"] = _line(decision["note"])
-    for name in (
-        *("created_at", "claimed_at", "accepted_at"),
-        *("started_at", "finished_at"),
-    ):
-        pairs[name.removesuffix("_at")] = when(job.get(name) or 0)
+    for name in ("created", "claimed", "accepted", "started", "finished"):
+        pairs[name] = when(job.get(f"{name}_at") or 0)
     print_pairs(pairs)
     for attempt in job["attempts"]:
         until = when(attempt["ended_at"]) or "now"

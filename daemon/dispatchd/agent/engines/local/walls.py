@@ -190,8 +190,9 @@ class Walls:
         self, paths: Iterable[str], launch: Launch, access: int
     ) -> Iterator[Rule]:
         """Yield the rules for the owner's additions: a secret only for its own path, the daemon's folders never."""
-        for path in _trusted(paths, launch):
-            hidden = _all_real(map(Path, launch.hidden_paths))
+        trusted = [*_trusted(paths, launch)]
+        hidden = _all_real(map(Path, launch.hidden_paths)) if trusted else ()
+        for path in trusted:
             others = tuple(file for file in hidden if file != path)
             yield from _opened([path], (*self.hidden, *others), access)
 

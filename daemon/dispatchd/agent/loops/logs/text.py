@@ -31,8 +31,8 @@ CHUNK: Final = 512 * 1024
 _PIECE: Final = 512 * 1024
 """Part of the file that is redacted at a time (bytes).
 
-Of a smaller one, more would be searched twice: a stream holds back up to 64 KiB. One search of it keeps other threads
-waiting for 5 ms.
+Of a smaller one, more would be searched twice: a stream holds back up to 64 KiB. Of a larger one, other threads would
+wait longer for each search.
 """
 
 _STEP: Final = 2 * _PIECE

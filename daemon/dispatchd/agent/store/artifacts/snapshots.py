@@ -23,7 +23,7 @@ from dispatchd.agent.store.durable import FILE_MODE, FOLDER_MODE, make_folder
 from dispatchd.agent.store.names import file_name
 from dispatchd.errors import FolderUnusable
 from dispatchd.linux.folder_tree import remove_tree
-from dispatchd.linux.untrusted_files import read_regular
+from dispatchd.linux.untrusted_files import is_missing, read_regular
 from dispatchd.protocol.uploads.artifacts import (
     MOST_FILES,
     Artifact,
@@ -187,7 +187,7 @@ class Snapshots:
             if self.read(name) == snapshot:
                 remove_tree(self._folder / name)
                 # A folder that is away for a moment has taken nothing with it.
-                if os.path.isdir(self._folder) and _is_gone(self._folder / name):  # noqa: PTH112  # never fails
+                if is_missing(self._folder / name) and not is_missing(self._folder):
                     self._names.discard(name)
 
 
@@ -317,16 +317,6 @@ class _Copies:
         said = f"{path}: {reason}"
         if len(self.left_out) < _MOST_NAMED and said not in self.left_out:
             self.left_out.append(said)
-
-
-def _is_gone(path: Path) -> bool:
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:
