@@ -130,6 +130,17 @@ class NotReachable(UserError):
         super().__init__(f"cannot {cannot}: {reason}")
 
 
+_REMEDIES: Final = {
+    errno.ENOSPC: "free space or inodes on its disk",
+    errno.EDQUOT: "free space, or raise this user's quota",
+    errno.EROFS: "remount its file system for writing, or use another folder",
+    errno.EIO: "check its disk",
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.EMFILE: "raise this process's limit of open files",
+}
+"""Remedies for errors of a folder that neither its existence nor its mode explains."""
+
+
 class FolderUnusable(UserError):
     """A folder that must be writable isn't."""
 
@@ -139,9 +150,8 @@ class FolderUnusable(UserError):
         self.folder, self.error = folder, error
         if isinstance(error, PermissionError):
             self.exit_code = os.EX_NOPERM  # type: ignore[misc]  # the kind of refusal decides, not the class
-        super().__init__(
-            f"cannot use the folder {folder}: {error.strerror}; create it or give this user write access"
-        )
+        do = _REMEDIES.get(error.errno or 0, "create it or give this user write access")
+        super().__init__(f"cannot use the folder {folder}: {error.strerror}; {do}")
 
 
 class PathTaken(FolderUnusable):

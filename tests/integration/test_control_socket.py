@@ -34,8 +34,9 @@ from dispatchd.agent.control.calls import (
 )
 from dispatchd.agent.control.client import ask, in_path, stream
 from dispatchd.agent.control.server import ControlServer
-from dispatchd.agent.control.token import TOKEN_HEADER
+from dispatchd.agent.control.token import TOKEN_FILE, TOKEN_HEADER
 from dispatchd.agent.control.token import read as token_of
+from dispatchd.agent.store.lock import lock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import FolderUnusable, NotReachable, PathTaken, UsageError
 from dispatchd.protocol.job import Json
@@ -90,10 +91,17 @@ ROUTES: Routes = {
 
 @asynccontextmanager
 async def serving(
-    folder: Path, routes: Routes = ROUTES, limits: Limits | None = None
+    folder: Path,
+    routes: Routes = ROUTES,
+    limits: Limits | None = None,
+    look_s: float = 15.0,
 ) -> AsyncIterator[None]:
     server = ControlServer(
-        folder=folder, routes=routes, bugs=BugFence(), limits=limits or Limits()
+        folder=folder,
+        routes=routes,
+        bugs=BugFence(),
+        limits=limits or Limits(),
+        look_s=look_s,
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(server.run)
@@ -623,6 +631,80 @@ async def test_the_socket_is_removed_at_the_end(tmp_path: Path) -> None:
         assert (tmp_path / SOCKET).exists()
 
     assert not (tmp_path / SOCKET).exists()
+
+
+async def test_a_removed_socket_is_made_again_and_a_stream_goes_on(
+    tmp_path: Path,
+) -> None:
+    """Seen: after `rm control.sock` each command said that no daemon ran, until the restart."""
+    go_on = anyio.Event()
+
+    async def two(_call: Call) -> Lines:
+        async def items() -> AsyncGenerator[Json, None]:
+            yield {"number": 1}
+            await go_on.wait()
+            yield {"number": 2}
+
+        return Lines(items=items())
+
+    routes = {**ROUTES, ("GET", "/v1/two"): two}
+    request = b"GET /v1/two HTTP/1.1\r\nhost: x\r\n\r\n"
+    with capture_logs() as logs:
+        async with serving(tmp_path, routes, look_s=0.05):
+            async with await connected(tmp_path) as old:
+                await old.send(with_token(tmp_path, request))
+                answer = await old.receive()
+                (tmp_path / SOCKET).unlink()
+                (tmp_path / TOKEN_FILE).unlink()
+                await until((tmp_path / TOKEN_FILE).exists)
+                assert (await asked(tmp_path))["method"] == "GET"
+                go_on.set()
+                with suppress(anyio.EndOfStream):
+                    while True:
+                        answer += await old.receive()
+            assert b'{"number": 2}' in answer
+    events = [entry["event"] for entry in logs]
+    assert events == ["control_socket_made_again"]
+
+
+async def test_a_removed_or_changed_token_is_written_again(tmp_path: Path) -> None:
+    async with serving(tmp_path, look_s=0.05):
+        token = token_of(tmp_path)
+        (tmp_path / TOKEN_FILE).unlink()
+        await until(lambda: token_of(tmp_path) == token)
+        (tmp_path / TOKEN_FILE).write_text("another")
+        await until(lambda: token_of(tmp_path) == token)
+        assert (await asked(tmp_path))["method"] == "GET"
+
+
+async def test_something_in_the_place_of_a_removed_socket_is_reported_once(
+    tmp_path: Path,
+) -> None:
+    with capture_logs() as logs:
+        async with serving(tmp_path, look_s=0.05):
+            (tmp_path / SOCKET).unlink()
+            (tmp_path / SOCKET).mkdir()
+            await until(lambda: bool(logs))
+            (tmp_path / SOCKET).rmdir()
+            await until(lambda: len(logs) > 1)
+            assert (await asked(tmp_path))["method"] == "GET"
+    assert [entry["event"] for entry in logs] == [
+        "control_socket_not_made",
+        "control_socket_made_again",
+    ]
+
+
+async def test_a_command_says_that_the_socket_of_a_running_daemon_is_missing(
+    tmp_path: Path,
+) -> None:
+    with lock(tmp_path):
+        async with serving(tmp_path):
+            (tmp_path / SOCKET).unlink()
+            with pytest.raises(NotReachable) as caught:
+                await asked(tmp_path)
+    assert str(caught.value).endswith(
+        f"a daemon holds {tmp_path}, but {tmp_path / SOCKET} is missing; the daemon makes it within 15 s"
+    )
 
 
 async def test_the_socket_of_another_daemon_is_not_removed(tmp_path: Path) -> None:

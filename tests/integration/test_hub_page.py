@@ -191,6 +191,18 @@ async def test_an_open_page_is_told_of_changes_until_its_session_ends(
     assert (await guest.get("/events")).status_code == 401
 
 
+async def test_head_of_a_stream_is_answered_at_once(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    """Seen: the answer to HEAD had to wait for the end of events that don't end."""
+    await server.submit({"id": "j", **CI})
+    with within(20):
+        for path in ("/events", "/log/events?id=j&from=1-0-"):
+            answer = await owner.head(path)
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 async def test_filters_find_what_they_say(
     server: Hub, owner: httpx.AsyncClient
 ) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -74,12 +75,8 @@ class Reader:
             pull=entry.pull,
             read_paths=self._absolute(entry.read_paths),
             write_paths=self._absolute(entry.write_paths),
-            hidden_paths=self._absolute(self._secret_files()),
-            writable_paths=self._absolute(
-                path
-                for other in self.content.workflows.values()
-                for path in other.write_paths
-            ),
+            hidden_paths=self._hidden_paths,
+            writable_paths=self._writable_paths,
             forks_without_isolation=entry.forks_without_isolation,
             repositories=entry.repositories,
             github_servers=tuple(self._servers(entry)),
@@ -100,6 +97,22 @@ class Reader:
     def _absolute(self, paths: Iterable[str]) -> tuple[str, ...]:
         return tuple(str(self.folder / path) for path in paths)
 
+    @cached_property
+    def _hidden_paths(self) -> tuple[str, ...]:
+        return self._absolute(self._secret_files())
+
+    @cached_property
+    def _writable_paths(self) -> tuple[str, ...]:
+        """Paths that any workflow may change."""
+        entries = self.content.workflows.values()
+        return self._absolute(path for entry in entries for path in entry.write_paths)
+
+    @cached_property
+    def _all_servers(self) -> tuple[str, ...]:
+        """GitHub servers of all workflows, in the file's order."""
+        urls = (entry.checkout_url for entry in self.content.workflows.values())
+        return tuple(dict.fromkeys(map(server_of, urls)))
+
     def _secret_files(self) -> Iterator[str]:
         """Yield the files that hold secrets of this machine or of any workflow."""
         cloud = self.content.cloud
@@ -119,10 +132,10 @@ class Reader:
 
     def _servers(self, entry: WorkflowEntry) -> Iterator[str]:
         """Yield the GitHub servers of an entry: its own, or all of the file's if it names none."""
-        urls = [entry.checkout_url]
-        if not entry.checkout and server_of(entry.checkout_url) == PUBLIC:
-            urls += [other.checkout_url for other in self.content.workflows.values()]
-        yield from filter(None, dict.fromkeys(map(server_of, urls)))
+        own = server_of(entry.checkout_url)
+        names_none = not entry.checkout and own == PUBLIC
+        others = self._all_servers if names_none else ()
+        yield from filter(None, dict.fromkeys((own, *others)))
 
     def _repository(self, entry: WorkflowEntry) -> Repository:
         token = entry.checkout_secret

@@ -16,6 +16,7 @@ import httpx
 
 from dispatchd.agent.control.calls import OWNER_HEADER, SOCKET, owner_of, socket_address
 from dispatchd.agent.control.token import TOKEN_HEADER, read
+from dispatchd.agent.store.lock import is_locked
 from dispatchd.errors import NotReachable, UsageError
 from dispatchd.network.content_coding import coding_problem
 from dispatchd.protocol.job import Json
@@ -190,6 +191,8 @@ def _decoded(content: bytes, cannot: str) -> Json:
 
 def _reason(folder: Path, error: OSError | httpx.HTTPError) -> str:
     number = _errno(error)
+    if number == errno.ENOENT and is_locked(folder):
+        return f"a daemon holds {folder}, but {folder / SOCKET} is missing; the daemon makes it within 15 s"
     if number in _NOBODY:
         return f"no daemon is running on {folder}; start it with `dispatchd run`"
     if number in _FORBIDDEN:

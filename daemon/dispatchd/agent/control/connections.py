@@ -68,12 +68,9 @@ class Connections:
         factory=structlog.get_logger, init=False
     )
 
-    async def take(self, listener: SocketListener) -> None:
-        """Accept connections until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            await self.bugs.rounds(
-                self.server, partial(self._take_one, listener, tasks)
-            )
+    async def take(self, listener: SocketListener, tasks: TaskGroup) -> None:
+        """Accept connections until cancelled; they are served in `tasks`."""
+        await self.bugs.rounds(self.server, partial(self._take_one, listener, tasks))
 
     async def _take_one(self, listener: SocketListener, tasks: TaskGroup) -> None:
         self.bugs.worked(self.server)

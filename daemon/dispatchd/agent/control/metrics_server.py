@@ -62,7 +62,7 @@ class MetricsServer:
         async with listener, anyio.create_task_group() as tasks:
             for socket_listener in listener.listeners:
                 tasks.start_soon(
-                    connections.take, cast("SocketListener", socket_listener)
+                    connections.take, cast("SocketListener", socket_listener), tasks
                 )
             task_status.started()
 

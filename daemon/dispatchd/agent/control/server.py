@@ -6,7 +6,9 @@ asks for a token, because a run has the daemon's own uid (`token.py`).
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -14,7 +16,13 @@ from typing import Final
 import anyio
 import structlog
 from anyio import TASK_STATUS_IGNORED
-from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+from anyio.abc import (
+    SocketAttribute,
+    SocketListener,
+    SocketStream,
+    TaskGroup,
+    TaskStatus,
+)
 from attrs import define, field
 
 from dispatchd.agent.control.calls import (
@@ -27,15 +35,15 @@ from dispatchd.agent.control.calls import (
 )
 from dispatchd.agent.control.connections import Connections, Visitor
 from dispatchd.agent.control.routes import Routes
-from dispatchd.agent.control.token import TOKEN_FILE, make, write
+from dispatchd.agent.control.token import TOKEN_FILE, make, read, write
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import FolderUnusable, PathTaken
 from dispatchd.linux.untrusted_files import what_is_at
 
 _MODE: Final = 0o660
 
-_AGAIN_S: Final = 5.0
-"""Wait before the token is written again (seconds): nothing announces new space on a disk."""
+_LOOK_S: Final = 15.0
+"""Time between two looks at the socket and the token (seconds): nothing announces new space on a disk."""
 
 
 @define(kw_only=True)
@@ -50,25 +58,27 @@ class ControlServer:
     bugs: BugFence
     owner: str = ""
     limits: Limits = field(factory=Limits)
+    look_s: float = _LOOK_S
+    """Time after which a missing socket or token is made again (seconds)."""
     _group: int = field(default=-1, init=False)
+    _made: os.stat_result = field(init=False)
+    """Status of the socket's file as it was made."""
+    _accepting: anyio.CancelScope | None = field(default=None, init=False)
+    _problem: str = field(default="", init=False)
+    """Error with which the socket couldn't be made again."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled, then remove the socket.
+        """Serve until cancelled, then remove the socket. Make it again if somebody removes it.
 
         Raises:
             PathTaken: Something else is in its place.
             FolderUnusable: The socket can't be made.
         """
         try:
-            with socket_address(self.folder) as address:
-                # Replaces the socket of a daemon that was killed: its folder has been claimed. It sets the mode
-                # between bind(2) and listen(2), when no peer can connect yet. A umask would affect other threads.
-                listener = await anyio.create_unix_listener(address, mode=_MODE)
-                made = _look_at(address)
-                self._group = made.st_gid
+            listener = await self._listen()
         except OSError as error:
             path = self.folder / SOCKET
             if occupant := what_is_at(path):
@@ -86,36 +96,74 @@ class ControlServer:
             token=token,
         )
         try:
-            async with listener, anyio.create_task_group() as tasks:
-                if not self._write(token):
-                    tasks.start_soon(self._write_later, token, name="control token")
+            async with anyio.create_task_group() as tasks:
+                self._write(token)
                 task_status.started()
-                await connections.take(listener)
+
+                def serve(new: SocketListener) -> None:
+                    tasks.start_soon(self._accept, connections, tasks, new)
+
+                serve(listener)
+                look = partial(self._look, serve, token)
+                await self.bugs.rounds("control socket", look)
         finally:
             # If it can't be removed, the next start replaces it. Another daemon's is left alone.
-            with suppress(OSError):
-                if os.path.samestat(made, _look_at(str(self.folder / SOCKET))):
+            if self._is_there():
+                with suppress(OSError):
                     (self.folder / SOCKET).unlink()
                     (self.folder / TOKEN_FILE).unlink()
 
-    def _write(self, token: str) -> bool:
+    async def _listen(self) -> SocketListener:
+        with socket_address(self.folder) as address:
+            # Replaces the socket of a daemon that was killed: its folder has been claimed. It sets the mode
+            # between bind(2) and listen(2), when no peer can connect yet. A umask would affect other threads.
+            listener = await anyio.create_unix_listener(address, mode=_MODE)
+            self._made = _look_at(address)
+            self._group = self._made.st_gid
+        return listener
+
+    def _is_there(self) -> bool:
+        with suppress(OSError):
+            return os.path.samestat(self._made, _look_at(str(self.folder / SOCKET)))
+        return False
+
+    async def _accept(
+        self, connections: Connections, tasks: TaskGroup, listener: SocketListener
+    ) -> None:
+        """Accept connections of a listener until another one takes its place."""
+        with anyio.CancelScope() as scope:
+            if self._accepting is not None:
+                self._accepting.cancel()
+            self._accepting = scope
+            async with listener:
+                await connections.take(listener, tasks)
+
+    async def _look(self, serve: Callable[[SocketListener], None], token: str) -> None:
+        """Make the socket or the token again if its file has gone."""
+        self.bugs.worked("control socket")
+        await anyio.sleep(self.look_s)
+        if not self._is_there():
+            try:
+                serve(await self._listen())
+            except OSError as error:
+                if self._problem != str(error):
+                    self._log.warning("control_socket_not_made", error=str(error))
+                self._problem = str(error)
+                return
+            self._problem = ""
+            self._log.warning("control_socket_made_again", folder=str(self.folder))
+        if read(self.folder) != token:
+            self._write(token)
+
+    def _write(self, token: str) -> None:
         try:
             write(self.folder, token, self._group)
         except OSError as error:
             self._log.warning(
                 "control_token_not_written",
                 error=error.strerror,
-                retry_in_s=_AGAIN_S,
+                retry_in_s=self.look_s,
             )
-            return False
-        return True
-
-    async def _write_later(self, token: str) -> None:
-        """Repeat the write: a full disk prevents neither the daemon's start nor, later, its control."""
-        while True:
-            await anyio.sleep(_AGAIN_S)
-            if self._write(token):
-                return
 
     def _identify(self, stream: SocketStream) -> Visitor:
         peer = peer_of(stream.extra(SocketAttribute.raw_socket))  # noqa: S610  # not Django's

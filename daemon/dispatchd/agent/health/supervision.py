@@ -25,6 +25,9 @@ _LONGEST_LOOK_S: Final = 15.0
 _FED_IN_TIME: Final = 3
 """Feeds of a watchdog within its time (count); sd_watchdog_enabled(3) wants at least two."""
 
+_SHORTEST_FEED_S: Final = 0.05
+"""Shortest time between two feeds (seconds): a watchdog that needs more is mistaken, and would take a processor."""
+
 _START_S: Final = 5.0
 """Longest start (seconds); until then a machine isn't reported as not ready."""
 
@@ -67,7 +70,7 @@ class SupervisionLoop:
 
     @property
     def _feed_s(self) -> float:
-        return self.manager.watchdog_s / _FED_IN_TIME
+        return max(_SHORTEST_FEED_S, self.manager.watchdog_s / _FED_IN_TIME)
 
     async def _feed_watchdog(self) -> None:
         await self.bugs.rounds("watchdog", self._feed, longest_s=self._feed_s)

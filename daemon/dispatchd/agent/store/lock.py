@@ -71,5 +71,19 @@ def lock_folder(folder: Path, held: ExitStack) -> bool:
     return True
 
 
+def is_locked(folder: Path) -> bool:
+    """Return True if a process has locked a folder; False too if that can't be seen.
+
+    By proc_locks(5): a try of the lock itself could keep a daemon from its start.
+    """
+    with suppress(OSError):
+        status = folder.stat()
+        major, minor = os.major(status.st_dev), os.minor(status.st_dev)
+        place = f" {major:02x}:{minor:02x}:{status.st_ino} "
+        locks = Path("/proc/locks").read_text(errors="replace").splitlines()
+        return any("FLOCK" in line and place in line for line in locks)
+    return False
+
+
 def _pid_in(file: int) -> str:
     return os.pread(file, 32, 0).decode(errors="replace").strip()

@@ -26,6 +26,15 @@ _CHANGED: Final = b"event: changed\ndata:\n\n"
 _BEAT: Final = b": here\n\n"
 
 
+def event_stream(request: Request, events: AsyncIterator[bytes]) -> Response:
+    """Return events as they come; to HEAD the headers alone, because the events don't end."""
+    answer = Response() if request.method == "HEAD" else StreamingResponse(events)
+    answer.headers["Content-Type"] = "text/event-stream; charset=utf-8"
+    # Proxies such as nginx would collect the events first.
+    answer.headers["X-Accel-Buffering"] = "no"
+    return answer
+
+
 @frozen
 class Live:
     """Stream of events."""
@@ -39,12 +48,7 @@ class Live:
 
     def stream(self, request: Request) -> Response:
         """Return events until the hub stops or the session ends."""
-        return StreamingResponse(
-            self._events(request),
-            media_type="text/event-stream",
-            # Proxies such as nginx would collect the events first.
-            headers={"X-Accel-Buffering": "no"},
-        )
+        return event_stream(request, self._events(request))
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         bell = self.context.waiting.changed.next

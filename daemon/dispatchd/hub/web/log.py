@@ -15,6 +15,7 @@ from dispatchd.hub.api.logs import Logs, LogView
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.web.ansi import Style, log_html
+from dispatchd.hub.web.events import event_stream
 from dispatchd.hub.web.log_lines import LineCounts, Read, folded, numbered, offset_of
 from dispatchd.hub.web.login import Entry
 
@@ -263,12 +264,8 @@ def log_stream(
     """Return the stream of a job's log, from the point that the page has."""
     last = request.headers.get("last-event-id", "")
     point = Point.read(last or request.query_params.get("from", ""))
-    return StreamingResponse(
-        _Stream(entry, logs, job_id, point, counts).events(request),
-        media_type="text/event-stream",
-        # Proxies such as nginx would collect the events first.
-        headers={"X-Accel-Buffering": "no"},
-    )
+    stream = _Stream(entry, logs, job_id, point, counts)
+    return event_stream(request, stream.events(request))
 
 
 def download(logs: Logs, view: LogView) -> Response:
