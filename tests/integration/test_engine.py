@@ -61,6 +61,9 @@ def test_a_process_is_its_pid_start_time_and_boot() -> None:
     assert open_pidfd(evolve(own(), boot_id="another")) is None
 
 
+NEVER = f"never-opened-{os.getpid()}"
+
+
 @pytest.mark.parametrize(
     ("files", "same_boot", "expected"),
     [
@@ -70,9 +73,14 @@ def test_a_process_is_its_pid_start_time_and_boot() -> None:
         ({"exit": "", "started": ""}, True, Exit(code=None)),
         ({"exit": "rm -rf\n", "started": ""}, True, Exit(code=None)),
         ({"started": ""}, True, Exit(code=None)),
-        ({}, True, NeverStarted()),
-        # After a power cut the marker may be missing although the run had begun.
+        ({NEVER: ""}, True, NeverStarted()),
+        # A mark of an earlier shim, whose attempt was begun again.
+        ({"never-opened-1": ""}, True, Exit(code=None)),
+        ({NEVER: "", "started": ""}, True, Exit(code=None)),
+        # After a power cut, or an error of the file system, each of them may be missing although the run had begun.
+        ({}, True, Exit(code=None)),
         ({}, False, Exit(code=None)),
+        ({NEVER: ""}, False, Exit(code=None)),
     ],
 )
 def test_what_a_shim_leaves_says_how_it_ended(

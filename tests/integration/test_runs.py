@@ -158,6 +158,26 @@ async def test_a_lost_process_is_reported(tmp_path: Path) -> None:
     assert "lost" in finished["result_summary"]
 
 
+async def test_a_run_whose_files_are_lost_is_not_started_again(tmp_path: Path) -> None:
+    """Seen: a file system remounted itself read-only; after its repair the run of before was started again."""
+    counted = tmp_path / "counted"
+    async with endpoint() as hub:
+        command = sh(f"echo >> {counted}; exec sleep 300")
+        config = write_config(tmp_path, hub.url, {"it": command})
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await until(counted.exists)
+            record = (daemon.state / "jobs/j.json").read_text()
+        [pid] = re.findall(r'"pid": (\d+)', record)
+        os.killpg(int(pid), signal.SIGKILL)
+        (daemon.state / "runs/j/attempt-1/started").unlink()
+        async with running_daemon(config):
+            [finish] = await hub.until_finished("j")
+
+    assert finish["result_cause"] == "lost"
+    assert counted.read_text() == "\n"
+
+
 async def test_a_failure_of_the_surroundings_is_tried_again_within_its_budget(
     tmp_path: Path,
 ) -> None:

@@ -72,8 +72,20 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def what_is_at(path: Path) -> str:
-    """Return the kind and the owner of what is at a path, in words; empty if there is nothing, or nobody may look."""
+_OF_THE_DISK: Final = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
+"""Errors that what is at a path doesn't explain."""
+
+
+def what_is_at(path: Path, error: OSError) -> str:
+    """Return the kind and the owner of what is at a path and may have caused an error, in words.
+
+    It is empty if there is nothing, nobody may look, or the error has another cause, such as a full disk.
+    """
+    if error.errno in _OF_THE_DISK:
+        return ""
     try:
         link_stat = path.lstat()
         is_link = stat.S_ISLNK(link_stat.st_mode)

@@ -81,7 +81,7 @@ class ControlServer:
             listener = await self._listen()
         except OSError as error:
             path = self.folder / SOCKET
-            if occupant := what_is_at(path):
+            if occupant := what_is_at(path, error):
                 do = "move it away, or set another control.folder"
                 raise PathTaken(path=path, kind=occupant, error=error, do=do) from error
             raise FolderUnusable(folder=self.folder, error=error) from error

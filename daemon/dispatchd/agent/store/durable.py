@@ -72,7 +72,7 @@ def make_folder(path: Path) -> None:
             sync_folder(folder.parent)
     except (FileExistsError, NotADirectoryError) as error:
         for folder in (path, *path.parents):
-            if not folder.is_dir() and (occupant := what_is_at(folder)):
+            if not folder.is_dir() and (occupant := what_is_at(folder, error)):
                 do = "move it away, or name another folder"
                 raise PathTaken(
                     path=folder, kind=occupant, error=error, do=do

@@ -30,7 +30,7 @@ def lock(folder: Path) -> ExitStack:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
-        if occupant := what_is_at(path):
+        if occupant := what_is_at(path, error):
             do = "give it to this user, or move it away while no daemon runs"
             raise PathTaken(path=path, kind=occupant, error=error, do=do) from error
         raise FolderUnusable(folder=folder, error=error) from error

@@ -20,7 +20,7 @@ from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.enclosure import Enclosed
 from dispatchd.agent.engines.local.process import boot_id, identify
-from dispatchd.agent.engines.local.shim import LEFTOVERS
+from dispatchd.agent.engines.local.shim import LEFTOVERS, NEVER_OPENED, STARTED
 from dispatchd.agent.engines.local.starters import Starter
 from dispatchd.errors import SpawnFailed
 from dispatchd.linux.untrusted_files import read_regular
@@ -137,13 +137,13 @@ def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
         # Without isolation the command could write here too; anything but an exit code is ignored.
         data = read_regular(folder / "exit", _LONGEST_EXIT) or b""
     except OSError:
-        # After a power cut the marker may be missing although the gate was open: then the run may have begun.
-        # So may the whole folder, if the command has removed it.
+        # No file says that a run has begun: a power cut, a file system that fails, or the command may have removed it.
         try:
-            here = folder.is_dir() and not (folder / "started").exists()
+            never = (folder / f"{NEVER_OPENED}{process.pid}").exists()
+            never = never and not (folder / STARTED).exists()
         except OSError:
-            here = False
-        if process.boot_id == boot_id() and here:
+            never = False
+        if process.boot_id == boot_id() and never:
             return NeverStarted()
         return Exit(code=None)
     return Exit(code=int(data) if _CODE.fullmatch(data) else None)

@@ -11,7 +11,8 @@ become children of the starter; if that is impossible, the shim ends them first.
 The shim works on descriptors, so that a change of a path can't disturb it. It leaves two files in the attempt's
 folder: `started`, made after the gate has opened, and `exit`, renamed into place when the command has ended. The
 space for `exit` is allocated beforehand, so that a full disk can't prevent it. If it has ended processes itself, a third
-one has their number: `leftovers`.
+one has their number: `leftovers`. If the gate never opens, it leaves `never-opened-PID`: only this says that nothing has
+run, because a file system that fails may lose any of the others.
 """
 
 import ctypes
@@ -30,6 +31,12 @@ from dispatchd.linux.subreaper import adopt_orphans, end_children
 
 LEFTOVERS: Final = "leftovers"
 """File in an attempt's folder with the number of processes that its shim has ended."""
+
+STARTED: Final = "started"
+"""File in an attempt's folder that its shim makes when the gate has opened."""
+
+NEVER_OPENED: Final = "never-opened-"
+"""Prefix of the file that a shim leaves if its gate closed without opening; its pid follows."""
 
 _ASIDE: Final = "exit.aside"
 _LONGEST: Final = 4
@@ -118,8 +125,10 @@ def _shim(order: Order) -> int:
         os.close(write_end)
         os.waitpid(command, 0)
         # No exit code: nothing has run. The file aside may be that of another shim by now.
+        _mark(order.folder, f"{NEVER_OPENED}{os.getpid()}")
         os.kill(os.getpid(), signal.SIGKILL)
-    _mark_started(order.folder)
+    # On a full disk there may be no mark; the daemon that opened the gate knows that the attempt has begun.
+    _mark(order.folder, STARTED)
     # The command may have been killed already.
     with suppress(BrokenPipeError):
         os.write(write_end, b"g")
@@ -152,14 +161,10 @@ def _take_room(folder: int) -> int:
     return fd
 
 
-def _mark_started(folder: int) -> None:
-    # On a full disk there may be no mark; the daemon that opened the gate knows that the attempt has begun.
+def _mark(folder: int, name: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     with suppress(OSError):
-        os.close(
-            os.open(
-                "started", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _MODE, dir_fd=folder
-            )
-        )
+        os.close(os.open(name, flags, _MODE, dir_fd=folder))
 
 
 def _leave(folder: int, aside: int, code: int) -> None:
