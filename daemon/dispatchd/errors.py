@@ -130,13 +130,12 @@ class NotReachable(UserError):
         super().__init__(f"cannot {cannot}: {reason}")
 
 
-_REMEDIES: Final = {
+_REMEDIES: Final[dict[int | None, str]] = {
     errno.ENOSPC: "free space or inodes on its disk",
     errno.EDQUOT: "free space, or raise this user's quota",
     errno.EROFS: "remount its file system for writing, or use another folder",
     errno.EIO: "check its disk",
     errno.ENAMETOOLONG: "use a shorter path",
-    errno.EMFILE: "raise this process's limit of open files",
 }
 """Remedies for errors of a folder that neither its existence nor its mode explains."""
 

@@ -34,10 +34,13 @@ class Pipes:
         self._made.append(file)
 
     async def let_go(self) -> None:
+        await until(self._have_no_readers)
+
+    def _have_no_readers(self) -> bool:
         for each in self._made:
-            # Whoever waits for a writer has one, and then the end of the file (fifo(7)).
+            # Whoever waits for a writer has one, and then the end of the file (fifo(7)); a thread may come late.
             os.close(os.open(each, os.O_RDWR | os.O_NONBLOCK))
-        await until(lambda: not [*chain(*map(readers, self._made))])
+        return not [*chain(*map(readers, self._made))]
 
 
 @pytest.fixture
