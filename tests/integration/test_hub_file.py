@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +172,28 @@ def test_an_address_that_cannot_be_listened_at_is_one_line(
     assert len(lines) == 1
     assert f"cannot listen on {host} port 0" in lines[0]
     assert "Traceback" not in said.stderr
+
+
+async def test_a_change_of_many_pages_needs_no_further_file(tmp_path: Path) -> None:
+    """Seen: SQLite wanted a file in /var/tmp for the journal of a savepoint, and the hub had no descriptor left."""
+    script = """
+import os, resource, sys
+from sqlalchemy import text
+from dispatchd.hub.storage.database import Database
+database = Database.open(sys.argv[1])
+database.connect()
+def filled(db):
+    db.execute(text("CREATE TABLE pages (text TEXT)"))
+    rows = [{"text": "x" * 900} for _ in range(400)]
+    db.execute(text("INSERT INTO pages VALUES (:text)"), rows)
+database.write(filled)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+database.write(lambda db: db.execute(text("UPDATE pages SET text = text || 'y'")))
+os._exit(42)
+"""
+    done = await anyio.run_process(
+        [sys.executable, "-c", script, f"sqlite:///{tmp_path}/hub.db"], check=False
+    )
+
+    assert (done.returncode, done.stderr) == (42, b"")

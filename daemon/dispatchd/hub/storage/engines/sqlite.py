@@ -117,7 +117,9 @@ def require_file(db: Connection) -> None:
 
 
 def _set_up(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
-    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+    # A savepoint that changes many pages would need a file in /var/tmp: one that a full disk, or a lack of
+    # descriptors, refuses (https://sqlite.org/tempfiles.html, statement journals).
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY"):
         connection.execute(f"PRAGMA {pragma}")
 
 
