@@ -220,6 +220,32 @@ async def test_one_refused_heartbeat_is_about_one_job_also_without_claim_tokens(
             await hub.until_finished("lost", "kept")
 
 
+async def test_a_new_claim_of_a_lost_job_beats_before_its_accept_is_answered(
+    tmp_path: Path,
+) -> None:
+    """A refusal is about its own claim: without beats the next lease would be lost like the last one."""
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("j", "waits"))
+            await daemon.until_logged("job_attempt_started")
+            refuse(hub, 409, ("heartbeat", "j"))
+            await advance(LEASE_S / 6)
+            await daemon.until_logged("lease_lost")
+            refuse(hub, 503, ("accept", "j"))
+            hub.hand_out(job("j", "waits", claim_token="second"))
+            await daemon.until_logged("job_redelivered")
+            await advance(LEASE_S / 6)
+            await hub.until(lambda e: "second" in claims(e))
+            let_go(daemon, "j")
+            hub.script = None
+            await hub.until_finished("j")
+
+
+def claims(hub: Endpoint) -> list[str]:
+    return [each.body["claim_token"] for each in hub.calls("heartbeat", "j")]
+
+
 async def test_a_machine_that_dies_after_its_accept_keeps_its_job_no_longer_than_others(
     tmp_path: Path,
 ) -> None:
