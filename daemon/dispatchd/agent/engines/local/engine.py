@@ -296,8 +296,7 @@ class LocalEngine:
         if begun and status is not None:
             # The kernel's status counts before any file.
             return Exit(code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
-        # The gate of a shim of this daemon has stayed closed if it wasn't opened here.
-        end = read_exit(folder, process) if status is None else NeverStarted()
+        end = read_exit(folder, process)
         if isinstance(end, NeverStarted):
             if begun:
                 return Exit(code=None)
