@@ -1,12 +1,19 @@
-from datetime import timedelta
+from datetime import datetime, timedelta
+from math import inf
+from pathlib import Path
+from random import Random
 
 import pytest
-from attrs import evolve
+from attrs import define, evolve
 
 from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.fence import ClaimAnswer, may_start
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause
 from support.records import NOW
@@ -53,6 +60,41 @@ def test_a_refusal_and_a_word_about_an_older_claim_allow_nothing(
 def test_without_a_lease_an_accept_stands() -> None:
     assert may_start(FOR_EVER, None, NOW)
     assert may_start(FOR_EVER, SAID, NOW + after(1e9))
+
+
+@define
+class HandMovedClock:
+    """A clock that stands until it is moved."""
+
+    time: datetime = NOW
+
+    def now(self) -> datetime:
+        return self.time
+
+    def since_boot(self) -> float:
+        raise NotImplementedError
+
+    def of_file(self, written_ns: int) -> datetime:
+        raise NotImplementedError(written_ns)
+
+    def settle(self) -> None:
+        raise NotImplementedError
+
+
+def test_a_process_may_still_begin_for_the_rest_of_the_lease(tmp_path: Path) -> None:
+    clock = HandMovedClock()
+    store = JobStore.open(tmp_path)[0]
+    fence = Fence(Tracker(store, clock, Disk(Random(0))), clock)
+    assert fence.left_s(LEASED) == 0.0
+
+    fence.note(LEASED, NOW, holds=True)
+    clock.time = NOW + after(20)
+    assert fence.left_s(LEASED) == 40.0
+    clock.time = NOW + after(60)
+    assert fence.left_s(LEASED) == 0.0
+
+    fence.note(FOR_EVER, clock.time, holds=True)
+    assert fence.left_s(FOR_EVER) == inf
 
 
 STARTING = Attempt(number=1, started_at=NOW, deadline_at=NOW)
