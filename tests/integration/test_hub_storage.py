@@ -18,6 +18,7 @@ from anyio import to_thread
 from sqlalchemy import select, text
 
 from dispatchd.errors import NotReachable, UsageError
+from dispatchd.hub.config.load import load
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.model import State
 from dispatchd.hub.storage.backup import backup, restore
@@ -260,6 +261,58 @@ def test_a_damaged_backup_is_refused_and_nothing_of_it_is_copied(
 
     assert rows_of(target)["jobs"] == []
     target.close()
+
+
+def test_what_is_no_backup_is_refused_and_the_hub_keeps_its_keys(
+    tmp_path: Path,
+) -> None:
+    """Seen: a file of 0 bytes, as a full disk leaves it, was restored; the keys and the license of the hub were gone."""
+    assert dispatchd("hub", "init", str(tmp_path / "hub")).returncode == 0
+    config = tmp_path / "hub" / "hub.toml"
+    target = Database.open(load(config).database_url)
+    before = rows_of(target)
+    (tmp_path / "nothing.db").touch()
+    Database.open(f"sqlite:///{tmp_path}/tables.db").close()
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other, other:
+        other.execute("CREATE TABLE jobs (id TEXT)")
+        other.execute("INSERT INTO jobs VALUES ('1')")
+
+    for name in ("nothing.db", "tables.db", "other.db"):
+        content = (tmp_path / name).read_bytes()
+        with pytest.raises(UsageError, match="it is no backup of a hub"):
+            restore(tmp_path / name, target)
+        assert (tmp_path / name).read_bytes() == content
+
+    assert rows_of(target) == before
+    target.close()
+
+
+@pytest.mark.parametrize(
+    "dump", sorted((ROOT / "states" / "hub").glob("*.sql")), ids=lambda dump: dump.stem
+)
+def test_a_restore_changes_no_file_of_a_backup(tmp_path: Path, dump: Path) -> None:
+    """Also that of an earlier release, whose tables are migrated."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with closing(sqlite3.connect(kept / "backup.db")) as old:
+        old.executescript(dump.read_text())
+    content = (kept / "backup.db").read_bytes()
+    target = open_in(tmp_path, "sqlite:///hub.db")
+
+    assert restore(kept / "backup.db", target) > 0
+    assert [*kept.iterdir()] == [kept / "backup.db"]
+    assert (kept / "backup.db").read_bytes() == content
+    target.close()
+
+
+def test_a_backup_makes_no_folder(tmp_path: Path) -> None:
+    """It may be that of a disk that isn't mounted."""
+    source = open_in(tmp_path, "sqlite:///hub.db")
+    with pytest.raises(UsageError, match="there is no folder"):
+        backup(source, tmp_path / "mnt" / "backup.db")
+    source.close()
+
+    assert not (tmp_path / "mnt").exists()
 
 
 def test_a_file_whose_schema_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -126,6 +126,31 @@ async def test_a_program_that_cannot_be_executed_fails_its_job_alone(
     assert str(program) in finished["result_summary"]
 
 
+async def test_an_empty_program_has_not_succeeded(tmp_path: Path) -> None:
+    """Seen: what a full disk left of a script, 0 bytes, was run by the shell and succeeded."""
+    program = tmp_path / "tool"
+    program.touch(0o700)
+
+    finished, line = await outcome_of(tmp_path / "machine", [str(program)])
+
+    assert (finished["result_status"], line["cause"]) == ("failed", "spawn")
+    assert "it is empty" in finished["result_summary"]
+
+
+async def test_a_program_for_another_machine_is_no_script(tmp_path: Path) -> None:
+    program = tmp_path / "tool"
+    program.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(60) + b"\nexit 0\n")
+    program.chmod(0o700)
+
+    finished, _ = await outcome_of(
+        tmp_path / "machine", [str(program)], limits='report_log = "full"'
+    )
+
+    assert finished["result_status"] == "failed"
+    assert "exit code 126" in finished["result_summary"]
+    assert "Exec format error" in finished["result_output"]
+
+
 async def test_200_mb_of_output_go_to_the_log_and_not_through_the_daemon(
     tmp_path: Path,
 ) -> None:

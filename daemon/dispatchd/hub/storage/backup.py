@@ -4,19 +4,36 @@ The key that signs the sessions of the web page is left out: nobody is logged in
 """
 
 import os
-from contextlib import ExitStack
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy import (
+    Connection,
+    create_engine,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from dispatchd.errors import UsageError
 from dispatchd.hub.storage.artifacts.backup import get_artifacts, put_artifacts
 from dispatchd.hub.storage.artifacts.store import ARTIFACT_MARK
 from dispatchd.hub.storage.database import Database, is_postgresql
+from dispatchd.hub.storage.engines.reasons import reason_of
 from dispatchd.hub.storage.logs.backup import get_logs, put_logs
 from dispatchd.hub.storage.logs.store import FOLDER_MARK
+from dispatchd.hub.storage.migrate import REVISION, revision_of
 from dispatchd.hub.storage.schema import (
     COUNTS,
     JOBS,
@@ -36,6 +53,10 @@ _FOLDER_MARKS: Final = (FOLDER_MARK, ARTIFACT_MARK)
 
 _MADE_BY_INIT: Final = (SECRETS, LICENSES)
 """Tables that a new hub has filled already; a restore replaces their rows. Its first token stays."""
+
+
+_FILLED: Final = ("tokens", "licenses", "machines", "jobs")
+"""Tables of which a hub has filled at least one."""
 
 
 @frozen(kw_only=True)
@@ -66,11 +87,16 @@ def backup(database: Database, file: Path, folders: Folders = _NONE) -> Written:
         folders: The folders whose files belong to it.
 
     Raises:
-        UsageError: The file exists already.
+        UsageError: The file exists already, or its folder doesn't.
     """
+    cannot = f"back up to {file}"
     if file.exists():
-        raise UsageError(cannot=f"back up to {file}", reason="it is there already")
-    aside = file.with_name(file.name + ".part")
+        raise UsageError(cannot=cannot, reason="it is there already")
+    if not file.parent.is_dir():
+        # Never made here: a disk may not be mounted.
+        reason = f"there is no folder {file.parent}; make it, or mount its disk"
+        raise UsageError(cannot=cannot, reason=reason)
+    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
     aside.unlink(missing_ok=True)
     with ExitStack() as undo:
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -110,35 +136,94 @@ def restore(file: Path, database: Database, folders: Folders = _NONE) -> int:
     """Restore a backup into a database without jobs and machines; return the number of rows.
 
     Args:
-        file: The file of the backup.
+        file: The file of the backup; it is only read.
         database: The database.
         folders: The folders for the files that belong to it.
 
     Raises:
-        UsageError: There is no such file, or it is damaged.
+        UsageError: There is no such file, it is damaged, or it is no backup of a hub.
     """
     cannot = f"restore {file}"
     if not file.exists():
         raise UsageError(cannot=cannot, reason="there is no such file")
-    source = Database.open(f"sqlite:///{file.absolute()}")
+    place = Path(database.file).parent if database.file else None
+    with _opened(file, place, cannot) as backup:
+        rows = database.write(lambda db: _put(backup, db, cannot))
+        try:
+            if folders.logs is not None:
+                get_logs(backup, folders.logs)
+            if folders.artifacts is not None:
+                get_artifacts(backup, folders.artifacts)
+        except OSError as error:
+            reason = f"the jobs are restored, and not all of their logs and artifacts: {error}"
+            raise UsageError(cannot=cannot, reason=reason) from error
+        return rows
+
+
+@contextmanager
+def _opened(file: Path, place: Path | None, cannot: str) -> Iterator[Connection]:
+    """Yield a connection to a backup, with the tables of this release; one of an earlier release is copied to `place`.
+
+    Raises:
+        UsageError: The file is damaged, or it is no backup of a hub.
+        NotReachable: A newer release wrote it.
+    """
+    with _unchanged(file) as plain:
+        revision = _checked(plain, cannot)
+        if revision == REVISION:
+            yield plain
+            return
+    # A backup of an earlier release is migrated. That is done to a copy.
+    with TemporaryDirectory(prefix="dispatchd-restore-", dir=place) as folder:
+        copy = Path(folder) / "backup.db"
+        shutil.copyfile(file, copy)
+        source = Database.open(f"sqlite:///{copy}")
+        try:
+            with source.snapshot() as backup:
+                yield backup
+        finally:
+            source.close()
+
+
+@contextmanager
+def _unchanged(file: Path) -> Iterator[Connection]:
+    """Yield a connection that neither changes a file nor makes others beside it (https://sqlite.org/uri.html)."""
+    uri = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False),
+        poolclass=NullPool,
+    )
+    with engine.connect() as db:
+        yield db
+
+
+def _checked(backup: Connection, cannot: str) -> str:
+    """Check a backup, and return the number of its last migration.
+
+    Raises:
+        UsageError: It is damaged, or it is no backup of a hub.
+    """
+    revision, is_filled = "", False
     try:
-        with source.snapshot() as backup:
-            damage = backup.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
-            if damage != "ok":
-                reason = f"the file is damaged ({damage}); take another one"
-                raise UsageError(cannot=cannot, reason=reason)
-            rows = database.write(lambda db: _put(backup, db, cannot))
-            try:
-                if folders.logs is not None:
-                    get_logs(backup, folders.logs)
-                if folders.artifacts is not None:
-                    get_artifacts(backup, folders.artifacts)
-            except OSError as error:
-                reason = f"the jobs are restored, and not all of their logs and artifacts: {error}"
-                raise UsageError(cannot=cannot, reason=reason) from error
-            return rows
-    finally:
-        source.close()
+        damage = backup.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+        if damage == "ok":
+            revision = revision_of(backup)
+            tables = set(inspect(backup).get_table_names())
+            is_filled = any(
+                backup.execute(text(f"SELECT 1 FROM {table} LIMIT 1")).first()  # noqa: S608  # a table of ours
+                for table in _FILLED
+                if table in tables
+            )
+    except SQLAlchemyError as error:
+        damage = reason_of(error)
+    if damage != "ok":
+        reason = f"the file is damaged ({damage}); take another one"
+        raise UsageError(cannot=cannot, reason=reason)
+    if not revision or not is_filled:
+        reason = "it is no backup of a hub, or an empty one; take another one"
+        raise UsageError(cannot=cannot, reason=reason)
+    return revision
 
 
 def _put(backup: Connection, db: Connection, cannot: str) -> int:

@@ -170,6 +170,8 @@ def _check_program(program: str) -> None:
             reason = "there is no such file"
         elif not path.is_file() or not os.access(path, os.X_OK):
             reason = "it isn't an executable file"
+        elif not path.stat().st_size:
+            reason = "it is empty"
         else:
             return
     except OSError as error:

@@ -66,6 +66,9 @@ _PASSES: Final = (errno.ETXTBSY, errno.EAGAIN)
 _TRIES: Final = 50
 """Tries of an execution that fails with one of them, before the last one (count)."""
 
+_LOOKED_AT: Final = 80
+"""Beginning of a file by which a script is told from a program (bytes)."""
+
 _PAUSE_S: Final = 0.2
 """Time between two tries (seconds)."""
 
@@ -252,10 +255,19 @@ def _execute(command: list[str], env: dict[str, str]) -> NoReturn:
     try:
         os.execve(command[0], command, env)  # noqa: S606  # that is what it is for
     except OSError as error:
-        # A script without `#!`, which a shell would execute itself (POSIX.1-2017, XCU 2.9.1.1).
-        if error.errno != errno.ENOEXEC:
+        # A script without `#!`, which a shell would execute itself (POSIX.1-2017, XCU 2.9.1.1). One that is empty, and
+        # a program for another kind of machine, are none: the first would succeed.
+        if error.errno != errno.ENOEXEC or not _is_text(command[0]):
             raise
         os.execve(_SHELL, [_SHELL, *command], env)  # noqa: S606  # likewise
+
+
+def _is_text(program: str) -> bool:
+    """Return whether a file begins with text, as far as bash looks for a zero byte."""
+    fd = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
+    head = os.read(fd, _LOOKED_AT)
+    os.close(fd)
+    return bool(head) and b"\0" not in head
 
 
 def _level_off() -> None:
