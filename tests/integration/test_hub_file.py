@@ -4,14 +4,18 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
-from dispatchd.errors import ConfigError
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.errors import ConfigError, NotReachable
 from dispatchd.hub.init import init
+from dispatchd.hub.storage.sole_server import SoleServer, sole_server
 from support import hub_process
 from support.cli import command, dispatchd
 from support.hub import hub
@@ -172,6 +176,48 @@ def test_an_address_that_cannot_be_listened_at_is_one_line(
     assert len(lines) == 1
     assert f"cannot listen on {host} port 0" in lines[0]
     assert "Traceback" not in said.stderr
+
+
+async def test_a_removed_lock_is_taken_again(tmp_path: Path) -> None:
+    """Seen: after `rm hub.db.lock` a second hub started, and the jobs of one waited beside the polls of the other."""
+    file = f"{tmp_path}/hub.db"
+    with capture_logs() as logs, sole_server(file) as lock:
+        assert lock is not None
+        async with keeping(lock):
+            Path(f"{file}.lock").unlink()
+            await until(lambda: bool(logs))
+            with pytest.raises(NotReachable, match="another hub process does"):
+                SoleServer.of(file)
+        assert not lock.is_lost
+    assert [entry["event"] for entry in logs] == ["lock_taken_again"]
+    SoleServer.of(file).close()
+
+
+async def test_of_two_hubs_on_one_file_the_first_stops(tmp_path: Path) -> None:
+    file, stopped = f"{tmp_path}/hub.db", anyio.Event()
+
+    async def serve() -> None:
+        with sole_server(file) as lock:
+            assert lock is not None
+            Path(f"{file}.lock").unlink()
+            second = SoleServer.of(file)
+            async with keeping(lock, stopped.set):
+                await stopped.wait()
+            second.close()
+
+    with capture_logs() as logs, pytest.raises(NotReachable, match=r"removed .*lock"):
+        await serve()
+    assert [entry["event"] for entry in logs] == ["another_hub_serves"]
+
+
+@asynccontextmanager
+async def keeping(
+    lock: SoleServer, stop: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lock.keep, BugFence(), stop, 0.05)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_change_of_many_pages_needs_no_further_file(tmp_path: Path) -> None:

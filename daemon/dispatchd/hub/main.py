@@ -50,6 +50,7 @@ from dispatchd.hub.login.ways import Ways
 from dispatchd.hub.login_ways import login_ways
 from dispatchd.hub.queue.schedules import Schedules
 from dispatchd.hub.queue.submit import Submissions
+from dispatchd.hub.storage.sole_server import SoleServer
 from dispatchd.hub.web.audit import AuditPage, recording
 from dispatchd.hub.web.login import Entry
 from dispatchd.hub.web.login_page import LoginPage
@@ -154,6 +155,7 @@ async def serve(
     announce: Callable[[int], None],
     manager: ServiceManager,
     signals: AsyncIterator[signal.Signals],
+    lock: SoleServer | None = None,
 ) -> None:
     """Serve until a signal comes.
 
@@ -162,6 +164,7 @@ async def serve(
         announce: Called with the port once connections are accepted.
         manager: Gets the status of the hub.
         signals: Each stops the hub.
+        lock: Lock of the database; None for one that several processes may serve.
 
     Raises:
         NotReachable: The hub can't listen on the address.
@@ -175,6 +178,8 @@ async def serve(
         loops: list[Loop] = [Expiry(context).run, Pruning(context, extension).run]
         loops.append(Schedules(context, Submissions(context)).run)
         loops += extension.loops()
+        if lock is not None:
+            loops.append(partial(lock.keep, context.bugs))
         if manager.watchdog_s:
             loops.append(partial(_feed_watchdog, manager, context.bugs))
         if context.stores.database.is_shared:

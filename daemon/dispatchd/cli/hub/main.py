@@ -36,6 +36,7 @@ from dispatchd.cli.terminal import complain, echo
 if TYPE_CHECKING:
     from dispatchd.hub.config.load import Settings
     from dispatchd.hub.storage.migrate import Migrating
+    from dispatchd.hub.storage.sole_server import SoleServer
 
 _MIGRATION_GRACE_S = 60.0
 """Time that each request to systemd adds to the start while the database is migrated (seconds)."""
@@ -161,20 +162,19 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
     settings, database = open_database(config_file, migrating)
 
-    async def serve_context() -> None:
+    async def serve_context(lock: "SoleServer | None") -> None:
         with anyio.open_signal_receiver(
             signal.SIGTERM, signal.SIGINT, signal.SIGHUP
         ) as signals:
-            await serve_hub(
-                context, partial(_announce, settings, port_file), manager, signals
-            )
+            announce = partial(_announce, settings, port_file)
+            await serve_hub(context, announce, manager, signals, lock)
 
     try:
-        with sole_server(database.file):
+        with sole_server(database.file) as lock:
             with busy_is_said("start the hub"):
                 context = Context.at(settings, database, known, environment=environment)
             favour_the_loop()
-            anyio.run(serve_context)
+            anyio.run(serve_context, lock)
     finally:
         database.close()
 
