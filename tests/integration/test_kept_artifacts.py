@@ -11,8 +11,10 @@ from tempfile import mkdtemp
 
 import pytest
 
+from dispatchd.agent.store.artifacts.find import MOST_PATHS
+from dispatchd.agent.store.artifacts.keep import keep
+from dispatchd.agent.store.evidence import missing_artifacts
 from dispatchd.agent.store.runs import Runs
-from dispatchd.linux.folder_tree import link_tree
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.git_server import git_server
@@ -35,39 +37,102 @@ def runs(tmp_path: Path) -> Runs:
     return found
 
 
-def test_what_cannot_be_linked_is_copied(runs: Runs, elsewhere: Path) -> None:
-    run = runs.folder("j")
-    (elsewhere / "sub").mkdir()
-    (elsewhere / "sub" / "a.txt").write_text("x")
-    (elsewhere / "link").symlink_to("/etc/hostname")
-    (run.workspace / "dist").symlink_to(elsewhere)
+def test_what_cannot_be_linked_is_copied(tmp_path: Path, elsewhere: Path) -> None:
+    (elsewhere / "dist/sub").mkdir(parents=True)
+    (elsewhere / "dist/sub/tool").write_text("x")
+    (elsewhere / "dist/sub/tool").chmod(0o750)
+    (elsewhere / "dist/link").symlink_to("/etc/hostname")
+    os.mkfifo(elsewhere / "dist/pipe")
 
-    assert runs.keep_artifacts("j", ["dist"]) == ()
-    assert (run.artifacts / "dist" / "sub" / "a.txt").read_text() == "x"
-    assert (run.artifacts / "dist" / "link").is_symlink()
+    assert keep(elsewhere, tmp_path / "kept", ["dist"]) == []
+
+    found = tmp_path / "kept/dist"
+    assert (found / "sub/tool").read_text() == "x"
+    assert (found / "sub/tool").stat().st_mode & 0o777 == 0o750
+    assert (found / "link").readlink() == Path("/etc/hostname")
+    assert sorted(each.name for each in found.iterdir()) == ["link", "sub"]
 
 
 def test_one_file_beside_others_is_linked(runs: Runs) -> None:
     run = runs.folder("j")
     (run.workspace / "a.txt").write_text("x")
+    (run.workspace / "empty").mkdir()
 
-    assert runs.keep_artifacts("j", ["a.txt", "a.txt"]) == ()
+    assert runs.keep_artifacts("j", ["a.txt", "a.txt", "empty"]) == ()
     assert (run.artifacts / "a.txt").samefile(run.workspace / "a.txt")
+    assert (run.artifacts / "empty").is_dir()
 
 
-def test_what_can_be_neither_is_returned_and_the_rest_is_kept(
-    runs: Runs, elsewhere: Path
-) -> None:
+def test_an_artifact_has_the_name_that_its_link_leads_to(runs: Runs) -> None:
     run = runs.folder("j")
-    os.mkfifo(elsewhere / "pipe")
-    for each in ("a", "z"):
-        (elsewhere / each).write_text("x")
-    (run.workspace / "bad").symlink_to(elsewhere)
+    (run.workspace / "build-7").mkdir()
+    (run.workspace / "build-7/report").write_text("x")
+    (run.workspace / "latest").symlink_to("build-7")
+
+    assert runs.keep_artifacts("j", ["latest", "latest/report", "build-7"]) == ()
+    assert (run.artifacts / "build-7/report").read_text() == "x"
+    assert [each.name for each in run.artifacts.iterdir()] == ["build-7"]
+
+
+def test_what_cannot_be_kept_is_returned_and_the_rest_is_kept(runs: Runs) -> None:
+    run = runs.folder("j")
+    deep = run.workspace / "bad" / "/".join(["d"] * 70)
+    deep.mkdir(parents=True)
+    (run.workspace / "bad/a").write_text("x")
     (run.workspace / "good").write_text("x")
 
-    assert runs.keep_artifacts("j", ["bad", "good"]) == ("bad",)
+    assert runs.keep_artifacts("j", ["bad", "good", "none"]) == ("bad", "none")
     assert (run.artifacts / "good").read_text() == "x"
-    assert sorted(each.name for each in (run.artifacts / "bad").iterdir()) == ["a", "z"]
+    assert (run.artifacts / "bad/a").read_text() == "x"
+
+
+def test_no_link_of_a_run_leads_out_of_the_kept_artifacts(
+    runs: Runs, tmp_path: Path
+) -> None:
+    """Seen: a link from deep in the workspace, copied to a shallow folder, led out; what was named behind it was written there."""
+    run, victim = runs.folder("j"), tmp_path / "victim"
+    victim.mkdir()
+    deep, levels = run.workspace, 30
+    for _ in range(levels):
+        deep = deep / "a"
+    deep.mkdir(parents=True)
+    (run.workspace / "l").symlink_to("a/" * levels)
+    up = "../" * levels
+    (deep / "s").symlink_to(f"{up}{victim.relative_to('/')}")
+    # Where the link leads to as long as it is deep.
+    inside = run.workspace / victim.relative_to("/")
+    inside.mkdir(parents=True)
+    (inside / "planted").write_text("by the run")
+    named = ["l", "l/s/planted"]
+    assert missing_artifacts(run.workspace, named) == ()
+
+    assert runs.keep_artifacts("j", named) == ()
+
+    assert [*victim.iterdir()] == []
+    place = run.artifacts / victim.relative_to("/")
+    assert (place / "planted").read_text() == "by the run"
+
+
+def test_a_folder_that_is_named_often_is_copied_once(runs: Runs) -> None:
+    """Seen: 50 links to a folder of 2,000 files became 100,000 files."""
+    run = runs.folder("j")
+    (run.workspace / "dist").mkdir()
+    for number in range(100):
+        (run.workspace / f"dist/{number}").touch()
+        (run.workspace / f"l{number}").symlink_to("dist")
+
+    named = [f"l{number}" for number in range(100)]
+    assert runs.keep_artifacts("j", named) == ()
+    assert [each.name for each in run.artifacts.iterdir()] == ["dist"]
+
+
+def test_many_names_are_not_all_kept(runs: Runs) -> None:
+    run = runs.folder("j")
+    for number in range(MOST_PATHS + 1):
+        (run.workspace / f"f{number:04}").touch()
+    named = [f"f{number:04}" for number in range(MOST_PATHS + 1)]
+
+    assert runs.keep_artifacts("j", named) == (named[-1],)
 
 
 @pytest.mark.host
@@ -84,9 +149,9 @@ def test_a_file_of_which_a_part_alone_fits_is_missing_as_a_whole(
         (tmp_path / "dist").mkdir()
         (tmp_path / "dist/large").write_bytes(b"x" * 100_000)
         (tmp_path / "dist/small").write_text("x")
-        with pytest.raises(OSError, match="No space left"):
-            link_tree(tmp_path / "dist", small / "dist")
-        assert [each.name for each in (small / "dist").iterdir()] == ["small"]
+        [(path, reason)] = keep(tmp_path, small / "kept", ["dist"])
+        assert (path, reason) == ("dist", "dist/large: No space left on device")
+        assert [each.name for each in (small / "kept/dist").iterdir()] == ["small"]
     finally:
         subprocess.run(["umount", small], check=True)
 

@@ -105,7 +105,7 @@ BOUNDED = {
     ),
     *("agent/loops/prune.py:_until_heard", "agent/loops/pull.py:_wait_for_room"),
     *("agent/loops/pull.py:_deliver", "agent/loops/report.py:_pay_all"),
-    *("linux/folder_tree.py:link_tree", "linux/folder_tree.py:run"),
+    "linux/folder_tree.py:run",
     "linux/folder_tree.py:sync_tree",
     *("linux/pid1.py:_be_init", "linux/pid1.py:_reap"),
     *("redaction/stream.py:_held", "agent/store/durable.py:_write_all"),

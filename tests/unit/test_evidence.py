@@ -65,6 +65,16 @@ def test_what_is_missing_or_leads_out_is_missing(workspace: Path, wanted: str) -
     assert missing_artifacts(workspace, ["report.xml", wanted]) == (wanted,)
 
 
+def test_a_chain_of_links_is_followed_as_far_as_the_kernel_does(tmp_path: Path) -> None:
+    """Seen: each of 501 links was looked at again for each before it, for days."""
+    (tmp_path / "l500").write_text("x")
+    for number in range(500):
+        (tmp_path / f"l{number}").symlink_to(f"l{number + 1}")
+
+    wanted = ["l0", "l499"]
+    assert missing_artifacts(tmp_path, wanted) == ("l0",)
+
+
 def test_a_workspace_below_a_link_is_inside_itself(
     workspace: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.linux.folder_tree import link_tree, remove_tree
+from dispatchd.linux.folder_tree import remove_tree
 from support.folders import nest
 
 DEEP = 1200
@@ -86,29 +86,6 @@ def test_a_link_in_the_place_of_the_folder_is_no_way_out(tmp_path: Path) -> None
 
 def test_nothing_is_removed_where_nothing_is(tmp_path: Path) -> None:
     assert remove_tree(tmp_path / "run").count == 0
-
-
-def test_an_artifact_is_linked_with_all_that_is_in_it(tmp_path: Path) -> None:
-    source = tmp_path / "dist"
-    (source / "a" / "b").mkdir(parents=True)
-    (source / "a" / "b" / "file").write_text("x")
-    (source / "link").symlink_to("a")
-
-    link_tree(source, tmp_path / "kept")
-    link_tree(source, tmp_path / "kept")
-    shutil.rmtree(source)
-
-    assert (tmp_path / "kept" / "a" / "b" / "file").read_text() == "x"
-    assert (tmp_path / "kept" / "link").readlink() == Path("a")
-
-
-def test_an_artifact_that_is_too_deep_is_one_error(tmp_path: Path) -> None:
-    nest(tmp_path / "dist", DEEP)
-
-    with pytest.raises(OSError, match="File name too long"):
-        link_tree(tmp_path / "dist", tmp_path / "kept")
-
-    assert remove_tree(tmp_path / "kept").count == 0
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Folders that a run has left: removed and linked whatever their content, and however deep they are nested.
+"""Folders that a run has left: removed and made durable whatever their content, and however deep they are nested.
 
 The removal doesn't recurse, holds no descriptor for each level, and builds no path of each level. Python's recursion
 limit, the limit of descriptors and PATH_MAX (4,096 bytes, path_resolution(7)) are all exceeded at a depth that a run
@@ -6,7 +6,6 @@ reaches in a second.
 """
 
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,41 +129,6 @@ def remove_tree(path: Path) -> Leftovers:
     return left
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Copy a folder to another path, with hard links or copies of its files, without following links. Blocks.
-
-    What can't be copied is left out, and the others are copied.
-
-    Raises:
-        OSError: It is not complete, as where a path is longer than the system takes. This is the first such error.
-    """
-    pending = [(source, target)]
-    problem: OSError | None = None
-    while pending:
-        folder, new = pending.pop()
-        try:
-            new.mkdir(mode=_OWN, exist_ok=True)
-            with os.scandir(folder) as entries:
-                items = [
-                    (entry.name, entry.is_dir(follow_symlinks=False))
-                    for entry in entries
-                ]
-        except OSError as error:
-            problem = problem or error
-            continue
-        for name, is_folder in items:
-            if is_folder:
-                pending.append((folder / name, new / name))
-                continue
-            try:
-                if not os.path.lexists(new / name):
-                    link_or_copy(folder / name, new / name)
-            except OSError as error:
-                problem = problem or error
-    if problem is not None:
-        raise problem
-
-
 def sync_tree(path: Path) -> None:
     """Make a folder durable with everything in it, without following links. Blocks.
 
@@ -193,26 +157,6 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a hard link at another path, or a copy where the kernel or the file system allows none. Blocks.
-
-    A file of another user may not be linked (fs.protected_hardlinks), nor one with too many names, nor across file
-    systems.
-
-    Raises:
-        OSError: It can't be copied either.
-    """
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        try:
-            shutil.copy2(source, target, follow_symlinks=False)
-        except OSError:
-            # A part of a file would be taken for all of it.
-            target.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager

@@ -183,10 +183,8 @@ class Concluder:
         timeline = self._timeline(record, attempt)
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
-        artifacts = [
-            *terms.required_artifacts,
-            *(result.artifacts if isinstance(result, RunResult) else ()),
-        ]
+        named = result.artifacts if isinstance(result, RunResult) else ()
+        artifacts = [*dict.fromkeys((*terms.required_artifacts, *named))]
         missing = missing_artifacts(run.workspace, artifacts)
         if artifacts and not missing and run.private_mark.exists():
             missing = self._keep_artifacts(record, artifacts)

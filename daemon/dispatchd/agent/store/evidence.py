@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 
 from dispatchd.agent.domain.run.brief import CONTRACT_VERSION
 from dispatchd.agent.domain.run.events import LONGEST_LINE, Story
+from dispatchd.agent.store.artifacts.keep import real_path
 from dispatchd.agent.store.durable import put_files
 from dispatchd.errors import ContractViolation, StoreUnavailable
 from dispatchd.linux.file_holes import end_of_head, read_around_holes
@@ -92,12 +93,7 @@ def last_activity_ns(paths: Iterable[Path]) -> int:
 
 def missing_artifacts(workspace: Path, artifacts: Iterable[str]) -> tuple[str, ...]:
     """Return the relative paths, in their order, that are missing in a workspace or lead out of it. Blocks."""
-    try:
-        inside = workspace.resolve()
-    except (OSError, RuntimeError):
-        # A link to itself is in its place.
-        return tuple(artifacts)
-    return tuple(artifact for artifact in artifacts if not _is_inside(inside, artifact))
+    return tuple(path for path in artifacts if real_path(workspace, path) is None)
 
 
 def read_tail(path: Path, limit: int) -> tuple[str, int]:
@@ -367,16 +363,6 @@ def _written_ns(path: Path) -> int:
         return path.stat(follow_symlinks=False).st_mtime_ns
     except OSError:
         return 0
-
-
-def _is_inside(inside: Path, artifact: str) -> bool:
-    if Path(artifact).is_absolute() or ".." in Path(artifact).parts:
-        return False
-    try:
-        path = (inside / artifact).resolve(strict=True)
-    except (OSError, RuntimeError, ValueError):
-        return False
-    return path != inside and path.is_relative_to(inside)
 
 
 def ended_at(attempt: Path) -> datetime | None:

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 from attrs import field, frozen
 
+from dispatchd.agent.store.artifacts.keep import keep
 from dispatchd.agent.store.artifacts.snapshots import Snapshots
 from dispatchd.agent.store.durable import (
     FILE_MODE,
@@ -24,7 +25,6 @@ from dispatchd.agent.store.durable import (
 from dispatchd.agent.store.names import file_name
 from dispatchd.agent.store.trash import Trash, remove_tree
 from dispatchd.errors import FolderDamaged, FolderUnusable, StoreUnavailable
-from dispatchd.linux.folder_tree import link_or_copy, link_tree
 from dispatchd.linux.untrusted_files import read_regular
 
 _ATTEMPT: Final = "attempt-"
@@ -335,23 +335,17 @@ class Runs:
     def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> tuple[str, ...]:
         """Keep files and folders of a workspace that is about to be removed, and return those that can't be kept.
 
-        They get hard links where the file system and the kernel allow that, else they are copied.
-
         Raises:
-            StoreUnavailable: Those of an earlier attempt can't be removed.
+            OSError: There is no room for any.
         """
         run = self.folder(run_id)
         remove_tree(run.artifacts)
-        lost = []
-        for path in paths:
-            try:
-                _keep(run.workspace / path, run.artifacts / path)
-            except OSError as error:
-                structlog.get_logger().error(
-                    "artifact_not_kept", path=path, error=str(error), run_id=run_id
-                )
-                lost.append(path)
-        return tuple(lost)
+        lost = keep(run.workspace, run.artifacts, paths)
+        for path, reason in lost:
+            structlog.get_logger().error(
+                "artifact_not_kept", path=path, error=reason, run_id=run_id
+            )
+        return tuple(path for path, _ in lost)
 
     def write_brief(self, run: RunFolder, number: int, text: str) -> None:
         """Write the brief of a headless command (JSON).
@@ -387,11 +381,3 @@ class Runs:
         """Trash: files that are no longer needed, removed later."""
         # No run's folder begins with a dot.
         return Trash(self._root / ".gone")
-
-
-def _keep(source: Path, target: Path) -> None:
-    target.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-    if source.is_dir():
-        link_tree(source, target)
-    elif not target.exists():
-        link_or_copy(source, target)

@@ -238,7 +238,9 @@ class _Copies:
         if problem:
             self._leave_out(path, problem)
             return
-        source = os.open(f"/proc/self/fd/{entry}", os.O_RDONLY | os.O_CLOEXEC)
+        # A file that somebody has leased would hold the open(2) up (fcntl(2), F_SETLEASE).
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        source = os.open(f"/proc/self/fd/{entry}", flags)
         try:
             self._copy(path, source)
         finally:
