@@ -306,6 +306,22 @@ async def test_a_cancel_job_without_a_target_fails_with_the_reason(
     assert "already ended" in ended["result_summary"]
 
 
+async def test_a_cancel_job_cancels_no_cancel_job_and_not_itself(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config):
+            hub.hand_out({"id": "c1", "command": "cancel", "dag_run_id": "c1"})
+            [itself] = await hub.until_finished("c1")
+            hub.hand_out({"id": "c2", "command": "cancel", "dag_run_id": "c1"})
+            _, another = await hub.until_finished("c1", "c2")
+
+    assert [itself["result_status"], another["result_status"]] == ["failed", "failed"]
+    assert "no run c1" in itself["result_summary"]
+    assert "no run c1" in another["result_summary"]
+
+
 async def test_a_cancel_job_whose_target_was_cancelled_before_has_succeeded(
     tmp_path: Path,
 ) -> None:

@@ -332,7 +332,7 @@ class RunLoop:
         targets = cancel.targets(record.job, self.tracker.in_phase(*Phase))
         if not targets and record.job.target_run_id:
             past = await self.tracker.find(record.job.target_run_id)
-            targets = [] if past is None else [past]
+            targets = [past] if past is not None and not past.job.is_cancel else []
         reason = f"Cancelled by job {record.job.id} before it started."
         targets = [
             target
