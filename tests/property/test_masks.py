@@ -30,6 +30,8 @@ LINES = st.lists(
         st.just("not at its begin ::add-mask::river-of-words"),
         st.just("1%\r2%\r::add-mask name=x::river-of-words\r\r"),
         st.just("##[add-mask]two words of it"),
+        st.just(f"{'100% ' * 60}\r::add-mask::river-of-words"),
+        st.just("::add-mask::two words of it\rand two words of it"),
         st.just("::add-mask::first line%0Amountain%25view%0D%0Ashort"),
         st.just("::add-mask::short"),
         st.just(LONG),
@@ -76,6 +78,11 @@ def test_a_stream_hides_a_mask_from_its_line_on(
         "##[Add-Mask]river-of-words",
         "2026-11-30T10:00:00Z ##[add-mask]river-of-words",
         '::add-mask::"river-of-words"',
+        "::add-mask x=a:b::river-of-words",
+        "##[add-mask a=b]river-of-words",
+        f"{' ' * 120}::add-mask::river-of-words",
+        f"{'downloading ' * 30}\r::add-mask::river-of-words",
+        "::add-mask::river-of-words\rriver-of-words",
     ],
 )
 def test_a_mask_counts_as_with_the_runner_of_github(line: str) -> None:
@@ -219,6 +226,15 @@ def test_a_mask_that_is_not_utf_8_is_hidden_where_a_text_has_it(tmp_path: Path) 
 
     shown = redactor.scrub(file.read_text(errors="replace"))
     assert shown == f"::add-mask::{MARK}\n"
+
+
+def test_a_mask_behind_a_long_progress_bar_is_found(tmp_path: Path) -> None:
+    """Without a line end for longer than a part of the output that is read at a time."""
+    output = tmp_path / "output.log"
+    bar = "".join(f"{number:>7} of 400000\r" for number in range(150_000))
+    output.write_text(f"{bar}::add-mask::river-of-words\r{bar}\n", newline="")
+
+    assert masks_of(output) == ["river-of-words"]
 
 
 def test_masks_that_overlap_themselves_cost_no_more_than_others() -> None:

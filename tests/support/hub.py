@@ -30,6 +30,7 @@ from dispatchd.hub.main import serve
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.shared_clock import Clock
+from dispatchd.hub.storage.sole_server import sole_server
 from dispatchd.linux.systemd import ServiceManager
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import LoopTime, advance, loop, pass_ticks, within
@@ -203,7 +204,9 @@ class HubHere(Hub):
                         settings, database, known, clock, bugs=self.bugs
                     )
                     manager = ServiceManager.of(self.env)
-                    await serve(self.context, task_status.started, manager, received)
+                    announce = task_status.started
+                    with sole_server(database.file) as lock:
+                        await serve(self.context, announce, manager, received, lock)
                 finally:
                     database.close()
         finally:

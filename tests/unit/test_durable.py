@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from dispatchd.agent.store.durable import DurableFolder, put_file, remove_file, sweep
 from dispatchd.agent.store.names import file_name
@@ -120,6 +121,44 @@ def test_a_refused_write_names_the_file_and_leaves_nothing_behind(
         folder.put("taken", b"x")
 
     folder.put("after", b"fine")
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_stored_in_a_folder_that_has_been_moved(
+    tmp_path: Path,
+    is_replaced: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    """Seen: puts were answered as durable, and went into a folder that the next start doesn't read."""
+    folder = DurableFolder.open(tmp_path / "jobs")
+    (tmp_path / "jobs").rename(tmp_path / "moved")
+    if is_replaced:
+        (tmp_path / "jobs").mkdir()
+
+    with pytest.raises(StoreUnavailable, match="Stale file handle"):
+        folder.put("one", b"1")
+    folder.put("one", b"1")
+
+    assert (tmp_path / "jobs/one").read_bytes() == b"1"
+
+
+def test_all_files_are_put_again_into_a_folder_that_was_removed_between_them(
+    tmp_path: Path,
+) -> None:
+    class Removing(dict[str, bytes]):
+        is_done = False
+
+        @override
+        def items(self) -> Any:
+            yield "one", b"1"
+            if not self.is_done:
+                self.is_done = True
+                shutil.rmtree(tmp_path / "jobs")
+            yield "two", b"2"
+
+    DurableFolder.open(tmp_path / "jobs").put_all(Removing())
+
+    found = {each.name for each in (tmp_path / "jobs").iterdir()}
+    assert found == {"one", "two"}
 
 
 @pytest.mark.parametrize("way", ["put", "put_all", "adopt"])

@@ -23,9 +23,12 @@ COMMAND: Final = "add-mask"
 """Part of each line with a mask, in lower or upper case."""
 
 _LINE: Final = re.compile(
-    r"^(?:[^\n]{0,99}\r)?"
-    r"(?:[ \t\ufeff]{0,99}::(?i:add-mask)(?: [^:\r\n]{0,99})?::|[^\r\n]{0,200}?##\[(?i:add-mask)\])"
-    rf"([^\r\n]{{{SHORTEST},{LONGEST}}})\r*\n",
+    # A line also begins behind the last state of a progress bar.
+    r"(?:^|(?<=\r))"
+    # Without a step back: on hostile lines each would cost thousands.
+    r"(?>[ \t\ufeff]{0,200}::(?i:add-mask)(?: [^\r\n]{0,99}?)?::"
+    r"|[^\r\n]{0,200}?##\[(?i:add-mask)(?: [^\]\r\n]{0,99})?\])"
+    rf"([^\r\n]{{{SHORTEST},{LONGEST}}}+)(?=[\r\n])",
     re.MULTILINE,
 )
 _ESCAPES: Final = (("%0D", "\r"), ("%0A", "\n"), ("%25", "%"))

@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from errno import ESTALE
 from pathlib import Path
 from typing import Final, Self
 
@@ -240,21 +241,38 @@ class DurableFolder:
         self.put_all({name: data})
 
     def put_all(self, files: Mapping[str, bytes]) -> None:
-        """Put several files, each whole or absent, with one fsync of the folder. Fails as `put` does."""
-        for name, data in files.items():
-            with self._failing_on(name):
-                try:
-                    self._replace(name, data)
-                except FileNotFoundError:
-                    self._make_again()
-                    self._replace(name, data)
+        """Put several files, each whole or absent, with one fsync of the folder.
+
+        Raises:
+            StoreUnavailable: As `put`.
+        """
+        try:
+            self._replace_all(files)
+        except StoreUnavailable:
+            if self._is_there():
+                raise
+            with self._failing_on(""):
+                self._make_again()
+            self._replace_all(files)
         with self._failing_on(""):
             self._sync()
 
+    def _replace_all(self, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            with self._failing_on(name):
+                self._replace(name, data)
+
+    def _is_there(self) -> bool:
+        """Return whether the open folder is still the one at its path: what is put into another one, nobody finds."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self.path.stat())
+        except OSError:
+            return False
+
     def _make_again(self) -> None:
-        """Make the folder again if it was removed; do nothing if it is there."""
+        """Make the folder again if it was removed, or open the one that has taken its place."""
         with self._guard:
-            if os.fstat(self._fd).st_nlink:
+            if self._is_there():
                 return
             try:
                 make_folder(self.path)
@@ -347,6 +365,9 @@ class DurableFolder:
         error: OSError | None = None
         try:
             os.fsync(self._fd)
+            if not self._is_there():
+                self._make_again()
+                error = OSError(ESTALE, os.strerror(ESTALE))
         except OSError as failure:
             error = failure
         with self._guard:

@@ -219,12 +219,13 @@ def _masks_in(path: Path, start: int, end: int | None) -> Iterator[str]:
     # What comes first may be the rest of a line.
     rest = b"-" if start else b""
     for data in read_around_holes(path, MIB, start, end):
-        lines, newline, after = (rest + data).rpartition(b"\n")
-        if COMMAND.encode() in lines.lower():
-            text = (lines + newline).decode(errors="surrogateescape")
+        block = rest + data
+        whole = 1 + max(block.rfind(b"\n"), block.rfind(b"\r"))
+        if COMMAND.encode() in block[:whole].lower():
+            text = block[:whole].decode(errors="surrogateescape")
             yield from (value for _, value in masks(text))
         # Of a long line only the beginning matters: it is no mask.
-        rest = after[: _MASK_BYTES + 1]
+        rest = block[whole : whole + _MASK_BYTES + 1]
     if end is None:
         text = rest.decode(errors="surrogateescape") + "\n"
         yield from (value for _, value in masks(text))

@@ -16,6 +16,7 @@ from subprocess import DEVNULL, PIPE
 from typing import Final
 
 import anyio
+import structlog
 from anyio.abc import Process
 from attrs import field, frozen
 
@@ -110,16 +111,29 @@ class SecretReader:
             reason = f"its command took more than {duration(_COMMAND_S)}"
             raise SecretUnavailable(name=source.name, reason=reason) from error
         finally:
-            with anyio.move_on_after(_REAP_S, shield=True):
-                if process.returncode is None:
-                    # With what it has started, in its session.
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, SIGKILL)
-                await process.aclose()
+            with anyio.CancelScope(shield=True):
+                await _end(process, source.name)
         if process.returncode and len(data) <= _LARGEST:
             reason = f"its command ended with exit code {process.returncode}"
             raise SecretUnavailable(name=source.name, reason=reason)
         return data
+
+
+async def _end(process: Process, name: str) -> None:
+    """End a command with what it has started in its session. One that can't be ended is left alone."""
+    if process.returncode is None:
+        # It may have become another user's, as by sudo(8).
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, SIGKILL)
+        with anyio.move_on_after(_REAP_S):
+            await process.wait()
+    if process.returncode is None:
+        # To close the process would be to wait for its end.
+        structlog.get_logger().warning(
+            "secret_command_left", secret=name, pid=process.pid
+        )
+        return
+    await process.aclose()
 
 
 async def _output_of(process: Process) -> bytes:
