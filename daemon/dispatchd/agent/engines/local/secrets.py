@@ -130,7 +130,7 @@ async def _end(process: Process, name: str) -> None:
     if process.returncode is None:
         # To close the process would be to wait for its end.
         structlog.get_logger().warning(
-            "secret_command_left", secret=name, pid=process.pid
+            "secret_command_left", source=name, pid=process.pid
         )
         return
     await process.aclose()
