@@ -287,15 +287,13 @@ def test_what_is_no_backup_is_refused_and_the_hub_keeps_its_keys(
     target.close()
 
 
-@pytest.mark.parametrize(
-    "dump", sorted((ROOT / "states" / "hub").glob("*.sql")), ids=lambda dump: dump.stem
-)
-def test_a_restore_changes_no_file_of_a_backup(tmp_path: Path, dump: Path) -> None:
+@pytest.mark.parametrize("revision", ["0002", REVISION])
+def test_a_restore_changes_no_file_of_a_backup(tmp_path: Path, revision: str) -> None:
     """Also that of an earlier release, whose tables are migrated."""
     kept = tmp_path / "kept"
     kept.mkdir()
     with closing(sqlite3.connect(kept / "backup.db")) as old:
-        old.executescript(dump.read_text())
+        old.executescript((ROOT / "states" / "hub" / f"{revision}.sql").read_text())
     content = (kept / "backup.db").read_bytes()
     target = open_in(tmp_path, "sqlite:///hub.db")
 
