@@ -1,6 +1,7 @@
 """The hub's database: migrated from what was before, backed up while it is in use, restored into either kind."""
 
 import json
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -301,6 +302,30 @@ def test_a_restore_changes_no_file_of_a_backup(tmp_path: Path, revision: str) ->
     assert [*kept.iterdir()] == [kept / "backup.db"]
     assert (kept / "backup.db").read_bytes() == content
     target.close()
+
+
+def test_changes_beside_a_file_that_was_copied_by_hand_are_restored(
+    tmp_path: Path,
+) -> None:
+    """What a hub has committed is in the log beside its file until that is merged."""
+    source = Database.open(f"sqlite:///{tmp_path}/source.db")
+    source.write(lambda db: db.execute(text("PRAGMA wal_autocheckpoint = 0")))
+    target = open_in(tmp_path, "sqlite:///hub.db")
+    with source.transaction() as db:
+        db.execute(
+            JOBS.insert().values(
+                id="late", urgent=False, lapsed=False, cancel_requested=False
+            )
+        )
+    (tmp_path / "kept").mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(tmp_path / f"source.db{suffix}", tmp_path / f"kept/hub.db{suffix}")
+
+    restore(tmp_path / "kept/hub.db", target)
+
+    assert ["late" in row for row in rows_of(target)["jobs"]] == [True]
+    for each in (source, target):
+        each.close()
 
 
 def test_a_backup_makes_no_folder(tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def test_what_cannot_be_kept_is_returned_and_the_rest_is_kept(runs: Runs) -> Non
     (run.workspace / "bad/a").write_text("x")
     (run.workspace / "good").write_text("x")
 
-    assert runs.keep_artifacts("j", ["bad", "good", "none"]) == ("bad", "none")
+    os.mkfifo(run.workspace / "pipe")
+
+    lost = runs.keep_artifacts("j", ["bad", "good", "none", "pipe"])
+    assert lost == ("bad", "none", "pipe")
     assert (run.artifacts / "good").read_text() == "x"
     assert (run.artifacts / "bad/a").read_text() == "x"
 

@@ -1,10 +1,10 @@
-from datetime import datetime, timedelta
+from datetime import timedelta
 from math import inf
 from pathlib import Path
 from random import Random
 
 import pytest
-from attrs import define, evolve
+from attrs import evolve
 
 from dispatchd.agent.domain.executions.identities import ProcessIdentity
 from dispatchd.agent.domain.fence import ClaimAnswer, may_start
@@ -17,6 +17,7 @@ from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause
 from support.records import NOW
+from support.standing_clock import StandingClock
 
 LEASED = evolve(
     TrackedJob.received(
@@ -62,27 +63,8 @@ def test_without_a_lease_an_accept_stands() -> None:
     assert may_start(FOR_EVER, SAID, NOW + after(1e9))
 
 
-@define
-class HandMovedClock:
-    """A clock that stands until it is moved."""
-
-    time: datetime = NOW
-
-    def now(self) -> datetime:
-        return self.time
-
-    def since_boot(self) -> float:
-        raise NotImplementedError
-
-    def of_file(self, written_ns: int) -> datetime:
-        raise NotImplementedError(written_ns)
-
-    def settle(self) -> None:
-        raise NotImplementedError
-
-
 def test_a_process_may_still_begin_for_the_rest_of_the_lease(tmp_path: Path) -> None:
-    clock = HandMovedClock()
+    clock = StandingClock()
     store = JobStore.open(tmp_path)[0]
     fence = Fence(Tracker(store, clock, Disk(Random(0))), clock)
     assert fence.left_s(LEASED) == 0.0

@@ -1,12 +1,12 @@
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve
 from typing_extensions import override
 
 from dispatchd.agent.domain.job import Attempt, TrackedJob
@@ -19,24 +19,10 @@ from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 from support.obstacle import Obstacle
 from support.records import NOW
+from support.standing_clock import StandingClock
 
 DONE = Verdict(outcome=Outcome.SUCCEEDED, summary="Done.")
 ATTEMPT = Attempt(number=1, started_at=NOW, deadline_at=NOW)
-
-
-@frozen
-class StandingClock:
-    def now(self) -> datetime:
-        return NOW
-
-    def since_boot(self) -> float:
-        raise NotImplementedError
-
-    def of_file(self, written_ns: int) -> datetime:
-        raise NotImplementedError(written_ns)
-
-    def settle(self) -> None:
-        raise NotImplementedError
 
 
 class AtOnce(random.Random):

@@ -98,6 +98,14 @@ def what_is_at(path: Path, error: OSError) -> str:
     return f"{kind}{target} of user {link_stat.st_uid}"
 
 
+def is_at(path: Path | str, status: os.stat_result) -> bool:
+    """Return whether a file or folder is still the one that had a status, such as of its open descriptor (fstat(2))."""
+    try:
+        return os.path.samestat(status, Path(path).stat())
+    except OSError:
+        return False
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write a file in place of anything at its path; never through a link.
 

@@ -38,7 +38,7 @@ from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.token import TOKEN_FILE, make, read, write
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import FolderUnusable, PathTaken
-from dispatchd.linux.untrusted_files import what_is_at
+from dispatchd.linux.untrusted_files import is_at, what_is_at
 
 _MODE: Final = 0o660
 
@@ -108,7 +108,7 @@ class ControlServer:
                 await self.bugs.rounds("control socket", look)
         finally:
             # If it can't be removed, the next start replaces it. Another daemon's is left alone.
-            if self._is_there():
+            if is_at(self.folder / SOCKET, self._made):
                 with suppress(OSError):
                     (self.folder / SOCKET).unlink()
                     (self.folder / TOKEN_FILE).unlink()
@@ -118,14 +118,9 @@ class ControlServer:
             # Replaces the socket of a daemon that was killed: its folder has been claimed. It sets the mode
             # between bind(2) and listen(2), when no peer can connect yet. A umask would affect other threads.
             listener = await anyio.create_unix_listener(address, mode=_MODE)
-            self._made = _look_at(address)
+            self._made = _status_of(address)
             self._group = self._made.st_gid
         return listener
-
-    def _is_there(self) -> bool:
-        with suppress(OSError):
-            return os.path.samestat(self._made, _look_at(str(self.folder / SOCKET)))
-        return False
 
     async def _accept(
         self, connections: Connections, tasks: TaskGroup, listener: SocketListener
@@ -142,7 +137,7 @@ class ControlServer:
         """Make the socket or the token again if its file has gone."""
         self.bugs.worked("control socket")
         await anyio.sleep(self.look_s)
-        if not self._is_there():
+        if not is_at(self.folder / SOCKET, self._made):
             try:
                 serve(await self._listen())
             except OSError as error:
@@ -176,5 +171,5 @@ class ControlServer:
         raise Refused(status=HTTPStatus.FORBIDDEN, reason=reason)
 
 
-def _look_at(address: str) -> os.stat_result:
+def _status_of(address: str) -> os.stat_result:
     return Path(address).stat()

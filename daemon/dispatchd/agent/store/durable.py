@@ -24,7 +24,7 @@ import structlog
 from attrs import define, field
 
 from dispatchd.errors import FolderUnusable, PathTaken, StoreUnavailable
-from dispatchd.linux.untrusted_files import what_is_at
+from dispatchd.linux.untrusted_files import is_at, what_is_at
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -265,8 +265,9 @@ class DurableFolder:
     def _is_there(self) -> bool:
         """Return whether the open folder is still the one at its path: what is put into another one, nobody finds."""
         try:
-            return os.path.samestat(os.fstat(self._fd), self.path.stat())
+            return is_at(self.path, os.fstat(self._fd))
         except OSError:
+            # It has been closed.
             return False
 
     def _make_again(self) -> None:

@@ -168,15 +168,21 @@ def _opened(file: Path, place: Path | None, cannot: str) -> Iterator[Connection]
         UsageError: The file is damaged, or it is no backup of a hub.
         NotReachable: A newer release wrote it.
     """
-    with _unchanged(file) as plain:
-        revision = _checked(plain, cannot)
-        if revision == REVISION:
-            yield plain
-            return
-    # A backup of an earlier release is migrated. That is done to a copy.
+    # One beside it means that it was copied from a hub by hand, and its newest changes are in there.
+    log = file.with_name(f"{file.name}-wal")
+    if not log.exists():
+        with _connected(file, "mode=ro&immutable=1") as plain:
+            if _checked(plain, cannot) == REVISION:
+                yield plain
+                return
+    # Changes are merged, and a backup of an earlier release is migrated, in a copy.
     with TemporaryDirectory(prefix="dispatchd-restore-", dir=place) as folder:
         copy = Path(folder) / "backup.db"
         shutil.copyfile(file, copy)
+        if log.exists():
+            shutil.copyfile(log, f"{copy}-wal")
+            with _connected(copy, "mode=rw") as plain:
+                _checked(plain, cannot)
         source = Database.open(f"sqlite:///{copy}")
         try:
             with source.snapshot() as backup:
@@ -186,9 +192,12 @@ def _opened(file: Path, place: Path | None, cannot: str) -> Iterator[Connection]
 
 
 @contextmanager
-def _unchanged(file: Path) -> Iterator[Connection]:
-    """Yield a connection that neither changes a file nor makes others beside it (https://sqlite.org/uri.html)."""
-    uri = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
+def _connected(file: Path, options: str) -> Iterator[Connection]:
+    """Yield a connection with some options; one to an immutable file neither changes it nor makes others beside it.
+
+    By https://sqlite.org/uri.html.
+    """
+    uri = f"{file.absolute().as_uri()}?{options}"
     engine = create_engine(
         "sqlite://",
         creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False),

@@ -14,6 +14,7 @@ from attrs import define, field
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import NotReachable
+from dispatchd.linux.untrusted_files import is_at
 
 _LOOK_S: Final = 5.0
 """Time between two looks whether the lock's file is still there (seconds): people remove one that they take for stale."""
@@ -64,7 +65,7 @@ class SoleServer:
         bugs.worked("lock")
         await anyio.sleep(look_s)
         path, log = f"{self._file}.lock", structlog.get_logger()
-        if self.is_lost or _is_at(self._fd, path):
+        if self.is_lost or is_at(path, os.fstat(self._fd)):
             return
         try:
             fd = _locked(self._file)
@@ -121,10 +122,3 @@ def _locked(file: str) -> int:
         # A file system without locks.
         structlog.get_logger().warning("not_locked", path=file, error=str(error))
     return fd
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))  # noqa: PTH116  # SQLAlchemy has it as a string
-    except OSError:
-        return False

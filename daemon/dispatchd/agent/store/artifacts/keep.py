@@ -59,6 +59,9 @@ def keep(
 
     Returns:
         Those that can't be kept whole, each with the reason.
+
+    Raises:
+        OSError: The folder can't be made.
     """
     real = {path: real_path(workspace, path) for path in dict.fromkeys(artifacts)}
     problems: dict[str | None, str] = {None: "it is missing, or leads out"}
@@ -112,13 +115,22 @@ class _Copy:
         search = Search(
             workspace=self._workspace, take=self._take, is_over=self._is_over
         )
-        if (self._workspace / path).is_dir():
-            # It may be empty.
-            os.close(self._opened(path.split("/")))
         search.run([path], ())
         if self._is_over():
             return f"it takes longer than {_LONGEST_S:g} s"
+        if not self._problem and not os.path.lexists(self._kept / path):
+            self._put_empty(path)
         return self._problem or "; ".join(search.problems)
+
+    def _put_empty(self, path: str) -> None:
+        """Make a folder in which the search has found nothing."""
+        if not (self._workspace / path).is_dir():
+            self._problem = "it is neither a file nor a folder"
+            return
+        try:
+            os.close(self._opened(path.split("/")))
+        except OSError as error:
+            self._problem = f"{path}: {error.strerror or error}"
 
     def _is_over(self) -> bool:
         return time.monotonic() > self._until  # likewise

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, event
 
 from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.linux.untrusted_files import is_at
 
 READ_ONLY: Final = "dispatchd_read_only"
 """Option of a connection whose transaction only reads."""
@@ -107,11 +108,7 @@ def require_file(db: Connection) -> None:
     path, file = db.info.get(_FILE, ("", -1))
     if not path:
         return
-    try:
-        is_there = os.path.samestat(os.fstat(file), os.stat(path))  # noqa: PTH116  # SQLAlchemy has it as a string
-    except OSError:
-        is_there = False
-    if not is_there:
+    if not is_at(path, os.fstat(file)):
         message = f"{path} was removed or replaced: put it back, or restart the hub"
         raise StorageBusy(message)
 
