@@ -209,6 +209,8 @@ class DurableFolder:
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
     _next: _Commit = field(init=False)
     _syncing: bool = field(default=False, init=False)
+    _made: int = field(default=0, init=False)
+    """Number of times that the folder was made again (count)."""
 
     @_next.default
     def _new_commit(self) -> _Commit:
@@ -246,21 +248,24 @@ class DurableFolder:
         Raises:
             StoreUnavailable: As `put`.
         """
+        made = self._made
         try:
-            self._replace_all(files)
+            self._put_once(files)
         except StoreUnavailable:
-            if self._is_there():
-                raise
             with self._failing_on(""):
                 self._make_again()
-            self._replace_all(files)
-        with self._failing_on(""):
-            self._sync()
+            if made == self._made:
+                raise
+        if made != self._made:
+            # They may have gone into the folder before.
+            self._put_once(files)
 
-    def _replace_all(self, files: Mapping[str, bytes]) -> None:
+    def _put_once(self, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             with self._failing_on(name):
                 self._replace(name, data)
+        with self._failing_on(""):
+            self._sync()
 
     def _is_there(self) -> bool:
         """Return whether the open folder is still the one at its path: what is put into another one, nobody finds."""
@@ -283,6 +288,7 @@ class DurableFolder:
             # Whoever uses the descriptor at this moment has the old folder, or the new one.
             os.dup2(fd, self._fd, inheritable=False)
             os.close(fd)
+            self._made += 1
         structlog.get_logger().warning("folder_made_again", path=str(self.path))
 
     def adopt(self, file: Path, name: str, data: bytes) -> None:
